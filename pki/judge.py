@@ -1,0 +1,111 @@
+"""Whether a statement's signer is who it claims to be, and may say that (DESIGN of statements: docs/wire.md).
+
+Pure: the bundle, the roster's word on operators and the time are arguments. Three rules carry the weight:
+
+- a statement key counts because the root-signed bundle lists it, never because an issuer vouches for it;
+- an operator's word counts only under the one key that the roster names. An issuing key that was stolen can
+  mint ``/operator/alice``, but not with alice's key, so it mints no statements;
+- a node's revocation reaches only sessions that are bound to that node.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pki.bundle import TrustBundle, key_of
+from pki.clock import Wall
+from pki.errors import RemoteError
+from pki.keys import spki_sha256
+from pki.spiffe import IdKind, SpiffeId
+from pki.statement import KINDS, Operator, Revocation, Signer, Statement, signature_holds
+from pki.verify import Identity, verify
+
+ROLE_SIGNERS = {
+    "admin": Signer.ADMIN,
+    "responder": Signer.RESPONDER,
+    "approver": Signer.APPROVER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a judgement rests on. ``sessions_of`` says on which node a session lives, as far as is known."""
+
+    bundle: TrustBundle
+    operator: Callable[[str], Operator | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A statement whose signer was verified: in what capacities it speaks, and as whom (None: CA or root)."""
+
+    statement: Statement
+    signers: frozenset[Signer]
+    by: SpiffeId | None
+    not_after: Wall | None = None
+    """When the signer's certificate ends; None for the CA and the root."""
+
+    @property
+    def author(self) -> str:
+        return str(self.by) if self.by else next(iter(self.signers)).value
+
+
+def judge(statement: Statement, trust: Trust, at: Wall) -> Word:
+    """Who says this, verified; raises RemoteError when nobody who may. ``at`` is when it was first seen."""
+    word = _signer(statement, trust, at)
+    kind = KINDS.get(statement.kind)
+    allowed = frozenset({Signer.CA}) if kind is None else kind.signers
+    if not word.signers & allowed:
+        raise RemoteError(f"statement {statement.kind}: {word.author} may not sign it")
+    if kind is not None and kind.body is None and Signer.CA not in word.signers:
+        raise RemoteError(f"statement {statement.kind}: not applied by this version, and not the CA's")
+    if word.signers == {Signer.NODE} and isinstance(statement.body, Revocation):
+        _check_own_session(statement.body, word)
+    return word
+
+
+def _signer(statement: Statement, trust: Trust, at: Wall) -> Word:
+    leaf = statement.envelope.chain[0]
+    for signer, listed in ((Signer.CA, trust.bundle.statement_keys), (Signer.ROOT, trust.bundle.roots)):
+        if leaf in listed:
+            _check_signature(statement, leaf)
+            if signer is Signer.CA and statement.payload.epoch != trust.bundle.epoch:
+                raise RemoteError(f"statement {statement.kind}: of another epoch")
+            return Word(statement, frozenset({signer}), None)
+    identity = verify(statement.envelope.chain, trust.bundle, at)
+    if not isinstance(identity, Identity):
+        raise RemoteError(f"statement {statement.kind}: {identity}")
+    if not identity.not_before <= statement.payload.issued < identity.not_after:
+        raise RemoteError(f"statement {statement.kind}: issued outside its signer's validity")
+    if statement.payload.number:
+        raise RemoteError(f"statement {statement.kind}: only the CA numbers statements")
+    _check_signature(statement, leaf)
+    return Word(statement, _capacities(identity, trust), identity.id, identity.not_after)
+
+
+def _check_signature(statement: Statement, certificate: bytes) -> None:
+    if not signature_holds(statement, key_of(certificate)):
+        raise RemoteError(f"statement {statement.kind}: bad signature")
+
+
+def _capacities(identity: Identity, trust: Trust) -> frozenset[Signer]:
+    if identity.id.kind is IdKind.NODE:
+        return frozenset({Signer.NODE})
+    if identity.id.kind is IdKind.AGENT:
+        return frozenset({Signer.SESSION})
+    entry = trust.operator(identity.id.name) if identity.id.kind is IdKind.OPERATOR else None
+    if entry is None or bytes.fromhex(entry.key) != spki_sha256(key_of(identity.chain[0])):
+        return frozenset()
+    return frozenset(ROLE_SIGNERS[role] for role in entry.roles if role in ROLE_SIGNERS)
+
+
+def _check_own_session(body: Revocation, word: Word) -> None:
+    """A node names the whole SPIFFE ID of the session that it ends, so that peers can see it is its own."""
+    owner = SpiffeId.parse(body.message) if body.message.startswith("spiffe://") else None
+    mine = (
+        owner is not None
+        and word.by is not None
+        and body.target.kind == "session"
+        and (owner.kind, owner.node, owner.session) == (IdKind.AGENT, word.by.name, body.target.value)
+    )
+    if not mine:
+        raise RemoteError("statement revocation: a node may end only sessions that are bound to it")
