@@ -1,4 +1,4 @@
-"""Whether a statement's signer is who it claims to be, and may say that (DESIGN of statements: docs/wire.md).
+"""Whether a statement's signer is who it claims to be, and may say that (docs/wire.md, "Statements").
 
 Pure: the bundle, the roster's word on operators and the time are arguments. Three rules carry the weight:
 
@@ -28,7 +28,7 @@ ROLE_SIGNERS = {
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What a judgement rests on. ``sessions_of`` says on which node a session lives, as far as is known."""
+    """What a judgement rests on: the trust bundle, and the roster's entry of an operator, if any."""
 
     bundle: TrustBundle
     operator: Callable[[str], Operator | None]
@@ -99,13 +99,7 @@ def _capacities(identity: Identity, trust: Trust) -> frozenset[Signer]:
 
 
 def _check_own_session(body: Revocation, word: Word) -> None:
-    """A node names the whole SPIFFE ID of the session that it ends, so that peers can see it is its own."""
-    owner = SpiffeId.parse(body.message) if body.message.startswith("spiffe://") else None
-    mine = (
-        owner is not None
-        and word.by is not None
-        and body.target.kind == "session"
-        and (owner.kind, owner.node, owner.session) == (IdKind.AGENT, word.by.name, body.target.value)
-    )
-    if not mine:
+    """A node names the whole SPIFFE ID: by session id alone, it could end another node's session."""
+    owner = SpiffeId.parse(body.target.value) if body.target.kind == "id" else None
+    if owner is None or word.by is None or owner.node != word.by.name:
         raise RemoteError("statement revocation: a node may end only sessions that are bound to it")

@@ -24,7 +24,7 @@ from pki import codec
 from pki.errors import RemoteError
 from pki.ids import digest_id, is_id
 from pki.keys import Key, PublicKey
-from pki.spiffe import is_name
+from pki.spiffe import IdKind, SpiffeId, is_name
 
 MAX_STATEMENT_BYTES = 65_536
 MAX_CHAIN_CERTIFICATES = 4
@@ -46,9 +46,12 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Target(Wire):
-    """What a lock or revocation stops: ``all``, or a kind and the name, session id or serial (hex) it stops."""
+    """What a lock or revocation stops: ``all``, or a kind and a name, a session's id, a serial in hex.
 
-    kind: Literal["all", "segment", "service", "agent", "session", "node", "operator", "serial"]
+    ``id`` is the whole SPIFFE ID of a session, the one kind of target that a node may sign for.
+    """
+
+    kind: Literal["all", "segment", "service", "agent", "session", "node", "operator", "serial", "id"]
     value: Text = ""
 
     def __str__(self) -> str:
@@ -325,6 +328,8 @@ def _check_target(body: Wire) -> None:
         good = value == "" and isinstance(body, Lock)
     elif kind == "session":
         good = is_id(value)
+    elif kind == "id":
+        good = SpiffeId.parse(value).kind is IdKind.AGENT
     elif kind == "serial":
         good = 0 < len(value) <= 40 and set(value) <= set("0123456789abcdef")  # RFC 5280 4.1.2.2: 20 octets
     else:
