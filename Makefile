@@ -1,0 +1,48 @@
+# `make try` shows a whole mesh at work; `make test` checks everything. Both make .venv by themselves and need
+# nothing but Python 3.11 or newer with its venv module and a package registry. Neither leaves anything that git shows.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+
+PYTHON := .venv/bin/python
+
+# Exact versions: pip reads the first for what it installs, the second for the isolated build of the package itself.
+# Relative, because pip splits these at spaces and a clone may lie under one.
+export PIP_CONSTRAINT := .ci/constraints.txt
+export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: try test lint types tests lock clean
+
+try: .venv/.installed
+	@.venv/bin/lockgate dev --tour
+
+test: lint types tests
+
+lint: .venv/.installed-dev
+	@$(PYTHON) -m ruff check
+	@$(PYTHON) -m ruff format --check
+
+types: .venv/.installed-dev
+	@$(PYTHON) -m mypy
+
+tests: .venv/.installed-dev
+	@.ci/system-packages
+	@$(PYTHON) -m pytest
+
+# The stamps lie inside .venv, so that removing .venv starts over. The install is editable: new code needs no new install.
+.venv/.installed: pyproject.toml .ci/constraints.txt
+	@.ci/make-venv .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml .ci/constraints.txt
+	@.ci/make-venv '.[dev]'
+	@touch .venv/.installed $@
+
+# Takes the newest release of everything that pyproject.toml allows.
+lock:
+	@.ci/lock
+
+clean:
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
