@@ -15,10 +15,12 @@ Pure: who signed is judged before (:mod:`pki.judge`), durability comes after (:m
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from pki.clock import MINUTE, Wall
+from pki.clock import HOUR, MINUTE, Wall
 from pki.judge import Word
 from pki.statement import KINDS, Adoption, Bundle, Lift, Lock, Member, Policy, Receipt, Revocation, Statement
 from sidecar.gossip import digest
+
+OPERATOR_LOCK_LIFE = 4 * HOUR
 
 RETENTION = MINUTE
 """How much longer than its expiry a statement is kept, so that a heartbeat's set is still whole (us)."""
@@ -39,6 +41,16 @@ class Entry:
         if self.adoption is not None:
             return self.adoption
         return self.statement if self.statement.payload.number else None
+
+    @property
+    def ends(self) -> int:
+        """When a restriction ends (wall, us). An operator alone stops the mesh for OPERATOR_LOCK_LIFE at most."""
+        if self.adoption is not None:
+            return self.adoption.payload.expires
+        expires = self.statement.payload.expires
+        if self.statement.kind == "lock" and self.numbered is None:
+            return min(expires, self.accepted + OPERATOR_LOCK_LIFE)
+        return expires
 
 
 class Store:
@@ -90,9 +102,19 @@ class Store:
         self._ids_digest = None
         return True
 
+    def restore(self, entry: Entry) -> None:
+        """Put back an entry that was merged before a restart."""
+        self._entries[entry.statement.id] = entry
+        if entry.adoption is not None:
+            self._adoptions[entry.adoption.id] = entry.statement.id
+        key = _subject(entry.statement)
+        if key is not None:
+            self._newest[key] = entry.statement.id
+        self._ids_digest = None
+
     def expire(self, floor: Wall) -> list[str]:
         """Delete what ended more than RETENTION before ``floor``; the ids that went."""
-        gone = [name for name, entry in self._entries.items() if _ends(entry) + RETENTION <= floor]
+        gone = [name for name, entry in self._entries.items() if _gone_after(entry) + RETENTION <= floor]
         for name in gone:
             self._drop(name)
         return gone
@@ -109,7 +131,7 @@ class Store:
         """The restrictions that hold at ``floor``."""
         lifted = self._lifted()
         for name, entry in self._entries.items():
-            if isinstance(entry.statement.body, Lock | Revocation) and _ends(entry) > floor:
+            if isinstance(entry.statement.body, Lock | Revocation) and entry.ends > floor:
                 if (entry.statement.kind, name) not in lifted:
                     yield entry
 
@@ -182,7 +204,7 @@ def is_restriction(statement: Statement) -> bool:
     return statement.kind == "adoption" or (kind is not None and kind.restriction)
 
 
-def _ends(entry: Entry) -> int:
+def _gone_after(entry: Entry) -> int:
     adopted = entry.adoption.payload.expires if entry.adoption else 0
     return max(entry.statement.payload.expires, adopted)
 
