@@ -1,0 +1,1 @@
+"""TLS 1.3 between members: contexts, the stream, and frames on it."""
