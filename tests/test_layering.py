@@ -25,6 +25,7 @@ PURE_CORES = (
     "pki.judge",
     "pki.profile",
     "pki.spiffe",
+    "pki.spki",
     "pki.statement",
     "pki.verify",
     "sidecar.audit.chain",
