@@ -5,7 +5,8 @@ Rules:
 1. An entry is never evicted. It leaves when its statement has expired by the floor for longer than RETENTION,
    or when a newer statement of the same subject (policy, bundle, member of one name) supersedes it.
 2. In force = restrictions that have not ended by the floor, less the ids that an unlock (for locks) or an
-   unrevoke (for revocations) names. A lift may arrive before what it lifts: nothing depends on order.
+   unrevoke (for revocations) names. A lift may arrive before what it lifts: nothing depends on order. A lift
+   counts only once it is durable, a restriction at once.
 3. An adoption is the CA's number on somebody else's restriction. The restriction keeps its own id, and both
    ids count as held.
 
@@ -60,6 +61,7 @@ class Store:
         self._entries: dict[str, Entry] = {}
         self._adoptions: dict[str, str] = {}
         self._newest: dict[tuple[str, str], str] = {}
+        self._settled: set[str] = set()
         self._ids_digest: str | None = None
 
     def __contains__(self, statement_id: str) -> bool:
@@ -110,7 +112,18 @@ class Store:
         key = _subject(entry.statement)
         if key is not None:
             self._newest[key] = entry.statement.id
+        self._settled.add(entry.statement.id)
         self._ids_digest = None
+
+    def settle(self, ids: Iterable[str]) -> None:
+        """These are durable now. A lift counts only from here on: what permits is never taken from memory."""
+        self._settled.update(name for name in ids if name in self._entries)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Let go of what could not be made durable; repair brings it again."""
+        for name in ids:
+            if name in self._entries:
+                self._drop(name)
 
     def expire(self, floor: Wall) -> list[str]:
         """Delete what ended more than RETENTION before ``floor``; the ids that went."""
@@ -160,7 +173,7 @@ class Store:
         return {
             (lifts[entry.statement.kind], name)
             for entry in self._entries.values()
-            if isinstance(entry.statement.body, Lift)
+            if isinstance(entry.statement.body, Lift) and entry.statement.id in self._settled
             for name in entry.statement.body.ids
         }
 
@@ -185,6 +198,7 @@ class Store:
 
     def _drop(self, name: str) -> None:
         entry = self._entries.pop(name)
+        self._settled.discard(name)
         if entry.adoption is not None:
             del self._adoptions[entry.adoption.id]
         key = _subject(entry.statement)

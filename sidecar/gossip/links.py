@@ -1,0 +1,166 @@
+"""Control links: one live connection to every peer, dialled from either end, and what is queued for it.
+
+Both ends may dial at the same moment. The link that the lower name dialled is the one that both keep, so the two
+sides never keep different ones.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from pki.errors import LockgateError, RemoteError
+from pki.spiffe import SpiffeId
+from pki.statement import Wire
+from sidecar import wire
+from sidecar.config import Address
+from sidecar.overlay import Connection, Overlay
+
+QUEUE_MESSAGES = 1_024
+SEND_SECONDS = 10.0
+FIRST_RETRY_SECONDS = 0.2
+LAST_RETRY_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A peer and where it may be dialled."""
+
+    id: SpiffeId
+    addresses: tuple[Address, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """One control link. A peer that does not read loses it; repair brings what was dropped."""
+
+    connection: Connection
+    outbox: trio.MemorySendChannel[Wire]
+    inbox: trio.MemoryReceiveChannel[Wire]
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    replaced: bool = False
+
+
+class Links:
+    """The links of one member. The callbacks run in the link's own task; an error in them ends that link only."""
+
+    def __init__(
+        self,
+        own: SpiffeId,
+        overlay: Overlay,
+        on_message: Callable[[str, Wire], Awaitable[None]],
+        on_change: Callable[[str, bool], Awaitable[None]],
+    ) -> None:
+        self._own = own
+        self._overlay = overlay
+        self._on_message = on_message
+        self._on_change = on_change
+        self._links: dict[str, Link] = {}
+        self._dialling: dict[str, trio.CancelScope] = {}
+        self._contacts: dict[str, Contact] = {}
+
+    @property
+    def peers(self) -> list[str]:
+        return sorted(self._links)
+
+    def send(self, peer: str, message: Wire) -> None:
+        """Queue a message; a link whose queue is full is dropped, its peer does not read."""
+        link = self._links.get(peer)
+        if link is None:
+            return
+        try:
+            link.outbox.send_nowait(message)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            log.warning("link dropped: the peer does not read", peer=peer)
+            link.scope.cancel()
+
+    def drop(self, gone: Iterable[str]) -> None:
+        """End the links to peers that are no members any more."""
+        for peer in gone:
+            if peer in self._links:
+                self._links[peer].scope.cancel()
+
+    def contact(self, contacts: Iterable[Contact], nursery: trio.Nursery) -> None:
+        """Keep dialling these peers, and no others."""
+        self._contacts = {str(c.id): c for c in contacts if c.id != self._own and c.addresses}
+        for peer, scope in list(self._dialling.items()):
+            if peer not in self._contacts:
+                scope.cancel()
+        for peer in self._contacts:
+            if peer not in self._dialling:
+                scope = self._dialling[peer] = trio.CancelScope()
+                nursery.start_soon(self._keep_dialling, peer, scope)
+
+    async def run(self, connection: Connection) -> None:
+        """Serve one established connection to its end."""
+        peer = str(connection.peer)
+        outbox, inbox = trio.open_memory_channel[Wire](QUEUE_MESSAGES)
+        link = Link(connection, outbox, inbox)
+        if not self._take_place(peer, link):
+            await connection.aclose()
+            return
+        try:
+            with link.scope:
+                await self._on_change(peer, True)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send_all, link)
+                    await self._receive_all(peer, link)
+                    nursery.cancel_scope.cancel()
+        except* (LockgateError, trio.BrokenResourceError, trio.ClosedResourceError) as group:
+            log.info("link ended", peer=peer, why=str(group.exceptions[0]))
+        finally:
+            await self._give_place(peer, link)
+
+    def _take_place(self, peer: str, link: Link) -> bool:
+        other = self._links.get(peer)
+        if other is not None:
+            lower_dials = str(self._own) < peer
+            if link.connection.dialled != lower_dials and other.connection.dialled == lower_dials:
+                return False
+            other.replaced = True
+            other.scope.cancel()
+        self._links[peer] = link
+        return True
+
+    async def _give_place(self, peer: str, link: Link) -> None:
+        with trio.CancelScope(shield=True):
+            await link.connection.aclose()
+            if not link.replaced:
+                del self._links[peer]
+                await self._on_change(peer, False)
+
+    async def _send_all(self, link: Link) -> None:
+        async for message in link.inbox:
+            with trio.fail_after(SEND_SECONDS):
+                await link.connection.frames.send(*wire.encode(message))
+
+    async def _receive_all(self, peer: str, link: Link) -> None:
+        while (frame := await link.connection.frames.receive()) is not None:
+            if frame.type == wire.FrameType.HELLO:
+                raise RemoteError("a second HELLO")
+            await self._on_message(peer, wire.decode(frame.type, frame.body))
+
+    async def _keep_dialling(self, peer: str, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                wait = FIRST_RETRY_SECONDS
+                while True:
+                    if peer not in self._links and await self._dial_once(peer):
+                        wait = FIRST_RETRY_SECONDS
+                    await trio.sleep(wait)
+                    wait = min(wait * 2, LAST_RETRY_SECONDS)
+        finally:
+            self._dialling.pop(peer, None)
+
+    async def _dial_once(self, peer: str) -> bool:
+        contact = self._contacts[peer]
+        for address in contact.addresses:
+            with suppress(LockgateError):
+                connection = await self._overlay.dial(address, contact.id, "control")
+                await self.run(connection)
+                return True
+        return False
