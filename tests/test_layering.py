@@ -28,8 +28,11 @@ PURE_CORES = (
     "pki.spki",
     "pki.statement",
     "pki.verify",
+    "sidecar.address",
     "sidecar.audit.chain",
     "sidecar.audit.record",
+    "sidecar.defaults",
+    "sidecar.duration",
     "sidecar.exits",
     "sidecar.gossip.digest",
     "sidecar.gossip.flood",
@@ -39,6 +42,7 @@ PURE_CORES = (
     "sidecar.proxy.streams",
     "sidecar.reasons",
     "sidecar.snapshot",
+    "sidecar.toml",
     "sidecar.wire",
 )
 
