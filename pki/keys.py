@@ -4,13 +4,25 @@ import os
 import stat
 from pathlib import Path
 
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pki.errors import LocalError
+from pki.spki import Key, PublicKey, spki, spki_sha256
 
-Key = ec.EllipticCurvePrivateKey
-PublicKey = ec.EllipticCurvePublicKey
+# The pure part lives in pki.spki, so that the cores which need only that reach no file.
+__all__ = [
+    "Key",
+    "PublicKey",
+    "generate",
+    "load",
+    "load_private",
+    "save",
+    "save_private",
+    "spki",
+    "spki_sha256",
+]
 
 MAX_KEY_FILE_BYTES = 16_384
 
@@ -18,18 +30,6 @@ MAX_KEY_FILE_BYTES = 16_384
 def generate() -> Key:
     """A new P-256 key."""
     return ec.generate_private_key(ec.SECP256R1())
-
-
-def spki(key: PublicKey) -> bytes:
-    """The SubjectPublicKeyInfo of ``key``, DER."""
-    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def spki_sha256(key: PublicKey) -> bytes:
-    """SHA-256 of the SubjectPublicKeyInfo: 32 bytes that name a key whatever certificate carries it."""
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(spki(key))
-    return digest.finalize()
 
 
 def save(key: Key, path: Path, passphrase: bytes | None = None) -> None:
@@ -65,7 +65,7 @@ def load(path: Path, passphrase: bytes | None = None) -> Key:
     except TypeError:
         problem = "is encrypted, a passphrase is needed" if passphrase is None else "has no passphrase"
         raise LocalError(f"key {path}: {problem}") from None
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise LocalError(f"key {path}: not a PEM key, or the wrong passphrase") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
         raise LocalError(f"key {path}: not a P-256 key")

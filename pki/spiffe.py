@@ -57,7 +57,7 @@ class SpiffeId:
         if not is_trust_domain(self.trust_domain):
             raise RemoteError("SPIFFE ID: not a trust domain name")
         kind = self.path[0] if self.path else ""
-        if kind not in IdKind or len(self.path) != _SEGMENTS[IdKind(kind)]:
+        if kind not in _SEGMENTS or len(self.path) != _SEGMENTS[IdKind(kind)]:
             raise RemoteError("SPIFFE ID: the path is none of /node/N, /agent/A/N/S, /operator/N, /ca/N")
         names, session = (self.path[1:3], self.path[3]) if kind == IdKind.AGENT else (self.path[1:], None)
         if not all(map(is_name, names)):
