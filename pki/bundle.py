@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-
+from pki.certificate import read
 from pki.errors import RemoteError
-from pki.keys import PublicKey, spki_sha256
 from pki.spiffe import is_trust_domain
+from pki.spki import PublicKey, spki_sha256
 from pki.statement import Bundle, Statement, signature_holds
 
 
@@ -48,13 +46,10 @@ def open_successor(statement: Statement, current: TrustBundle) -> TrustBundle:
 
 
 def key_of(certificate: bytes) -> PublicKey:
-    """The public key of a DER certificate; raises RemoteError unless it is an elliptic curve key."""
-    try:
-        key = x509.load_der_x509_certificate(certificate).public_key()
-    except ValueError:
-        raise RemoteError("certificate: not valid DER") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise RemoteError("certificate: not an elliptic curve key")
+    """The public key of a DER certificate; raises RemoteError unless it is a P-256 key."""
+    key = read(certificate).key
+    if key is None:
+        raise RemoteError("certificate: not a P-256 key")
     return key
 
 
