@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pki import codec
 from pki.errors import RemoteError
 from pki.ids import digest_id, is_id
-from pki.keys import Key, PublicKey
 from pki.spiffe import IdKind, SpiffeId, is_name
+from pki.spki import Key, PublicKey
 
 MAX_STATEMENT_BYTES = 65_536
 MAX_CHAIN_CERTIFICATES = 4
@@ -45,7 +45,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Base of everything on the wire: frozen, every key named, none that the schema does not know."""
 
 
-class Target(Wire):
+class Target(Wire, frozen=True):
     """What a lock or revocation stops: ``all``, or a kind and a name, a session's id, a serial in hex.
 
     ``id`` is the whole SPIFFE ID of a session, the one kind of target that a node may sign for.
@@ -58,7 +58,7 @@ class Target(Wire):
         return self.kind if self.kind == "all" else f"{self.kind}:{self.value}"
 
 
-class Bundle(Wire):
+class Bundle(Wire, frozen=True):
     """The trust bundle: whom a mesh trusts. Certificates as DER. The epoch stands in the statement itself."""
 
     trust_domain: Text
@@ -68,7 +68,7 @@ class Bundle(Wire):
     statement_keys: Certificates
 
 
-class Policy(Wire):
+class Policy(Wire, frozen=True):
     """Which policy is to be in force. The text travels by its digest (SHA-256 of its ``size`` bytes)."""
 
     sequence: Sequence
@@ -77,7 +77,7 @@ class Policy(Wire):
     author: Text
 
 
-class Node(Wire, tag_field="type", tag="node"):
+class Node(Wire, frozen=True, tag_field="type", tag="node"):
     """A roster entry: addresses are ``host:port`` of the overlay listener, empty for one that only dials out."""
 
     sequence: Sequence
@@ -88,7 +88,7 @@ class Node(Wire, tag_field="type", tag="node"):
     labels: Texts
 
 
-class Operator(Wire, tag_field="type", tag="operator"):
+class Operator(Wire, frozen=True, tag_field="type", tag="operator"):
     """A roster entry: ``key`` is the hex SHA-256 of the operator's SPKI, the one key whose word counts."""
 
     sequence: Sequence
@@ -97,27 +97,27 @@ class Operator(Wire, tag_field="type", tag="operator"):
     roles: Texts
 
 
-class Member(Wire):
+class Member(Wire, frozen=True):
     """The newest entry by (epoch, sequence) for a name is the one in the roster."""
 
     member: Node | Operator
 
 
-class Lock(Wire):
+class Lock(Wire, frozen=True):
     """A temporary stop; it ends when the statement expires, or is unlocked."""
 
     target: Target
     message: Text = ""
 
 
-class Revocation(Wire):
+class Revocation(Wire, frozen=True):
     """A stop for good."""
 
     target: Target
     message: Text = ""
 
 
-class Demand(Wire):
+class Demand(Wire, frozen=True):
     """An operator's signed wish that the CA lift the named statements. Only ever inside unlock and unrevoke."""
 
     action: Literal["unlock", "unrevoke"]
@@ -125,14 +125,14 @@ class Demand(Wire):
     message: Text = ""
 
 
-class Lift(Wire):
+class Lift(Wire, frozen=True):
     """Unlock and unrevoke: the named statements are no longer in force. ``demand`` is an operator's envelope."""
 
     ids: Ids
     demand: bytes = b""
 
 
-class Heartbeat(Wire):
+class Heartbeat(Wire, frozen=True):
     """All that the CA has said up to ``number``, in one digest (:func:`sidecar.gossip.digest.of_set`)."""
 
     number: Sequence
@@ -143,13 +143,13 @@ class Heartbeat(Wire):
     digest: Sha256Hex
 
 
-class Adoption(Wire):
+class Adoption(Wire, frozen=True):
     """The CA takes an operator's or node's restriction as its own. The original keeps its id."""
 
     original: bytes
 
 
-class Applied(Wire):
+class Applied(Wire, frozen=True):
     """One line of a receipt: in force here since ``since`` (wall, us), ``cut`` streams ended by it."""
 
     id: Id
@@ -157,7 +157,7 @@ class Applied(Wire):
     cut: Sequence
 
 
-class Receipt(Wire):
+class Receipt(Wire, frozen=True):
     """A node's word on what is in force at it."""
 
     applied: Annotated[list[Applied], msgspec.Meta(min_length=1, max_length=MAX_ITEMS)]
@@ -224,7 +224,7 @@ KINDS: dict[str, Kind] = dict(
 )
 
 
-class Payload(Wire):
+class Payload(Wire, frozen=True):
     """The signed bytes, decoded. Times are wall time in integer microseconds; ``number`` is 0 unless the CA's."""
 
     kind: Text
@@ -235,7 +235,7 @@ class Payload(Wire):
     body: dict[str, Any]
 
 
-class Envelope(Wire):
+class Envelope(Wire, frozen=True):
     """A statement as it travels. ``chain`` is the signer's, leaf first, DER."""
 
     payload: bytes
