@@ -1,8 +1,9 @@
 """MessagePack with a schema: one way to encode, one strict way to decode.
 
 Decoding takes three steps, each of which can only narrow what the next one sees: a size cap on the bytes, a
-parse with caps on every container (duplicate keys, extension types and NaN refused), and a schema in which
-every key is named. Signatures are always checked over the bytes as received, never over a re-encoding.
+parse with caps on every container (duplicate keys and extension types refused), and a schema in which every key
+is named and no number is a float. Signatures are always checked over the bytes as received, never over a
+re-encoding.
 """
 
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from pki.errors import RemoteError
 T = TypeVar("T")
 
 MAX_CONTAINER_ITEMS = 16_384
+MAX_ERROR_CHARS = 200
 
 
 def encode(value: object) -> bytes:
@@ -35,7 +37,7 @@ def convert(value: object, schema: type[T], *, what: str) -> T:
     try:
         return msgspec.convert(value, schema, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise RemoteError(f"{what}: {error}") from None
+        raise RemoteError(f"{what}: {_one_line(str(error))}") from None
 
 
 def _unpack(data: bytes, limit: int, what: str) -> object:
@@ -55,6 +57,11 @@ def _unpack(data: bytes, limit: int, what: str) -> object:
     # msgpack also raises TypeError, OverflowError and BufferFull (not all of them ValueErrors) on hostile bytes.
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException, RecursionError):
         raise RemoteError(f"{what}: not valid MessagePack") from None
+
+
+def _one_line(error: str) -> str:
+    """msgspec quotes the sender's keys and values, which must not forge lines of a log or colour a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in error[:MAX_ERROR_CHARS])
 
 
 def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

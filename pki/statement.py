@@ -21,21 +21,24 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pki import codec
+from pki.certificate import MAX_CERTIFICATE_BYTES
+from pki.chain import MAX_CHAIN_CERTIFICATES
 from pki.errors import RemoteError
 from pki.ids import digest_id, is_id
 from pki.spiffe import IdKind, SpiffeId, is_name
 from pki.spki import Key, PublicKey
 
 MAX_STATEMENT_BYTES = 65_536
-MAX_CHAIN_CERTIFICATES = 4
 MAX_MESSAGE_CHARS = 500
 MAX_ITEMS = 256
 
 Text = Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE_CHARS)]
-Der = Annotated[bytes, msgspec.Meta(max_length=16_384)]
+Der = Annotated[bytes, msgspec.Meta(max_length=MAX_CERTIFICATE_BYTES)]
 Certificates = Annotated[list[Der], msgspec.Meta(max_length=MAX_ITEMS)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Sha256Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+# A kind becomes part of the signed prefix, and of log lines: no kind can hold a NUL, a slash or a line break.
+KindName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,62}\Z")]
 Id = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{26}\Z")]
 Ids = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=MAX_ITEMS)]
 Texts = Annotated[list[Text], msgspec.Meta(max_length=MAX_ITEMS)]
@@ -227,7 +230,7 @@ KINDS: dict[str, Kind] = dict(
 class Payload(Wire, frozen=True):
     """The signed bytes, decoded. Times are wall time in integer microseconds; ``number`` is 0 unless the CA's."""
 
-    kind: Text
+    kind: KindName
     epoch: Sequence
     number: Sequence
     issued: Sequence
