@@ -1,0 +1,262 @@
+"""What a CA must never forget: tokens, certificates, bans, counters. SQLite, blocking; call it from a thread.
+
+Rules:
+
+1. A method is one transaction, and durable when it returns (WAL, synchronous=FULL). Nothing is signed or answered
+   on the strength of a write that is not.
+2. Writers begin IMMEDIATE: two that read first and write later would both see an unspent token.
+3. Each transaction has a connection of its own, so threads and processes (`token create` beside `ca serve`) are
+   kept apart by SQLite alone. One idle connection stays open: when the last one closes, the log is folded into
+   the database, three more syncs for each transaction.
+4. A register that is missing, damaged or newer than this program is refused. A CA that begins with an empty one
+   would issue to whom it has banned and give a statement's number twice.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pki.authority import schema
+from pki.clock import Wall
+from pki.errors import LocalError
+from pki.spiffe import IdKind, SpiffeId
+from pki.statement import Target
+
+BUSY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """Who may come in with a token: a node, or an operator in ``roles``, until ``expires``."""
+
+    kind: IdKind
+    name: str
+    roles: tuple[str, ...]
+    expires: Wall
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """A token after someone tried to spend it: by whose key it is spent (SHA-256 of the SPKI), and the answer."""
+
+    invitation: Invitation
+    spent_by: bytes | None
+    answer: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Issuance:
+    """One certificate; serials in lower-case hex. ``basis`` says why it was issued: a token, a renewal, a session."""
+
+    serial: str
+    lineage: str
+    id: SpiffeId
+    spki_sha256: bytes
+    not_before: Wall
+    not_after: Wall
+    basis: str
+
+
+class Register:
+    """An open register. Safe to share between threads; close it when done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._anchor = self._connect()
+
+    @classmethod
+    def create(cls, path: Path) -> None:
+        """A new, empty register, for its owner only; raises LocalError if there is one."""
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise LocalError(f"register {path}: {error.strerror}") from None
+        with _explained(path), closing(cls._connection(path)) as db:
+            schema.create(db)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The register of a CA that exists; raises LocalError when it is missing, damaged, or newer than we are."""
+        if not path.is_file():
+            raise LocalError(f"register {path}: missing; {schema.RESTORE}")
+        with _explained(path), closing(cls._connection(path)) as db:
+            fault = schema.fault(db)
+            if fault:
+                raise LocalError(f"register {path}: {fault}")
+            schema.migrate(db)
+        return cls(path)
+
+    def close(self) -> None:
+        self._anchor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Tokens
+
+    def add_token(self, secret_hash: bytes, invitation: Invitation, at: Wall) -> None:
+        """Keep a token by the SHA-256 of its secret; the secret itself is nowhere."""
+        row = (
+            secret_hash,
+            invitation.kind,
+            invitation.name,
+            json.dumps(invitation.roles),
+            invitation.expires,
+            at,
+        )
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO tokens (secret_hash, kind, name, roles, expires, created) VALUES (?, ?, ?, ?, ?, ?)",
+                row,
+            )
+
+    def spend_token(self, secret_hash: bytes, spki_sha256: bytes, at: Wall) -> Spending | None:
+        """Spend a token that is unspent and not expired; how it stands after that, None if there is no such token."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE tokens SET spent_by = ?, spent = ? WHERE secret_hash = ? AND spent_by IS NULL AND expires > ?",
+                (spki_sha256, at, secret_hash, at),
+            )
+            row = db.execute(
+                "SELECT kind, name, roles, expires, spent_by, answer FROM tokens WHERE secret_hash = ?",
+                (secret_hash,),
+            ).fetchone()
+        if row is None:
+            return None
+        kind, name, roles, expires, spent_by, answer = row
+        return Spending(
+            Invitation(IdKind(kind), name, tuple(json.loads(roles)), Wall(expires)), spent_by, answer
+        )
+
+    def keep_answer(self, secret_hash: bytes, answer: bytes) -> None:
+        """What the token's spender was answered, to be said again to the same key."""
+        with self._transaction() as db:
+            db.execute("UPDATE tokens SET answer = ? WHERE secret_hash = ?", (answer, secret_hash))
+
+    # Certificates and sessions
+
+    def add_certificate(self, issuance: Issuance) -> None:
+        """Write a certificate down. Raises LocalError for a serial that was used before."""
+        row = (
+            issuance.serial,
+            issuance.lineage,
+            str(issuance.id),
+            issuance.spki_sha256,
+            issuance.not_before,
+            issuance.not_after,
+            issuance.basis,
+        )
+        with self._transaction() as db:
+            db.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def claim_session(self, session: SpiffeId, lineage: str) -> str | None:
+        """The lineage of a session, ``lineage`` if it is new; None when its id belongs to another session.
+
+        Two sessions of one id would be revoked together: a node could pick the id of another node's session.
+        """
+        with self._transaction() as db:
+            row = (session.session, str(session), lineage)
+            db.execute("INSERT OR IGNORE INTO sessions (session, spiffe_id, lineage) VALUES (?, ?, ?)", row)
+            owner, kept = db.execute(
+                "SELECT spiffe_id, lineage FROM sessions WHERE session = ?", (session.session,)
+            ).fetchone()
+        return str(kept) if owner == str(session) else None
+
+    # Bans
+
+    def ban(self, target: Target, statement: str, at: Wall) -> None:
+        """Keep for good that ``target`` was revoked by the statement of this id. Again is nothing."""
+        with self._transaction() as db:
+            value = target.value
+            if target.kind == "serial":
+                # One certificate is revoked with all its renewals, past and to come.
+                value = f"{int(value, 16):x}"
+                row = db.execute("SELECT lineage FROM certificates WHERE serial = ?", (value,)).fetchone()
+                value = row[0] if row else value
+            db.execute(
+                "INSERT OR IGNORE INTO bans VALUES (?, ?, ?, ?, NULL)", (statement, target.kind, value, at)
+            )
+
+    def lift_ban(self, statement: str, at: Wall) -> None:
+        """An unrevoke: the ban of this statement no longer counts, and stays written down."""
+        with self._transaction() as db:
+            db.execute("UPDATE bans SET lifted = ? WHERE statement = ? AND lifted IS NULL", (at, statement))
+
+    def is_banned(self, identity: SpiffeId, lineage: str = "") -> bool:
+        """Whether anything that stands for this identity, or its lineage of certificates, was revoked."""
+        names = [*_names(identity), ("serial", lineage)]
+        with self._transaction("DEFERRED") as db:
+            query = "SELECT 1 FROM bans WHERE kind = ? AND value = ? AND lifted IS NULL"
+            return any(db.execute(query, name).fetchone() for name in names)
+
+    # Counters
+
+    def next_number(self) -> int:
+        """The next number of a statement, gone for good: commit first, sign then. A gap does no harm, a double does."""
+        return self._next("number")
+
+    def last_number(self) -> int:
+        """The highest number given out; 0 before the first."""
+        with self._transaction("DEFERRED") as db:
+            row = db.execute("SELECT last FROM counters WHERE name = 'number'").fetchone()
+        return int(row[0]) if row else 0
+
+    def next_sequence(self, name: str) -> int:
+        """The next sequence of what there is one newest of: ``policy``, ``member/node/tools-1``."""
+        return self._next(f"sequence/{name}")
+
+    def _next(self, counter: str) -> int:
+        with self._transaction() as db:
+            query = "INSERT INTO counters VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET last = last + 1 RETURNING last"
+            return int(db.execute(query, (counter,)).fetchone()[0])
+
+    @contextmanager
+    def _transaction(self, mode: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        with _explained(self._path), closing(self._connect()) as db:
+            db.execute(f"BEGIN {mode}")
+            yield db
+            db.execute("COMMIT")  # left by an exception, closing rolls back
+
+    def _connect(self) -> sqlite3.Connection:
+        with _explained(self._path):
+            return self._connection(self._path)
+
+    @staticmethod
+    def _connection(path: Path) -> sqlite3.Connection:
+        # mode=rw: a file that has gone is an error, never a new and empty register.
+        uri = f"{path.resolve().as_uri()}?mode=rw"
+        db = sqlite3.connect(
+            uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        db.execute("PRAGMA synchronous = FULL")
+        return db
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise LocalError(f"register {path}: {error}") from None
+    except sqlite3.Error as error:
+        raise LocalError(f"register {path}: {error}; check the disk and the file") from None
+
+
+def _names(identity: SpiffeId) -> list[tuple[str, str]]:
+    """All targets of a revocation that mean this identity, but for its serial."""
+    if identity.kind is not IdKind.AGENT:
+        return [(identity.kind, identity.name)]
+    return [
+        ("id", str(identity)),
+        ("agent", identity.name),
+        ("node", identity.node),
+        ("session", identity.session),
+    ]
