@@ -1,0 +1,249 @@
+"""The one writer of a node's audit log: group commit over the disk seam, from a thread of its own.
+
+- Records are written in the order in which `append` and `commit` were called. All that wait when a write begins
+  share that write and its fdatasync; while it runs, the next group gathers.
+- `commit` returns once its record is durable. `append` only promises a try: durable within 50 ms, and what does
+  not come about is counted (:attr:`AuditWriter.lost`) and the count recorded as soon as the log can be written.
+- When the disk fails, that volume is finished. Whoever waits in `commit` is told so: the record may or may not come
+  to stand in the log, as with any commit that fails. The records themselves are kept and go into the next volume,
+  which is tried at once and then with growing pauses. Until it stands, `commit` fails at once.
+- A disk that hangs is a disk that fails: `available` turns false after STALL, `commit` gives up after
+  COMMIT_TIMEOUT.
+- Refusals given to `append` are folded (:mod:`sidecar.audit.folding`), so that nobody can forget to.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import trio
+
+from pki.clock import SECOND, Clock
+from pki.errors import LocalError
+from sidecar.audit.chain import Head
+from sidecar.audit.folding import FOLDED, FoldedRefusals
+from sidecar.audit.record import ENVELOPE_BYTES, Record, recovery
+from sidecar.audit.volume import Site, Volume, open_volume
+
+LINGER = 0.02
+"""How long a record that nobody waits for may wait for company (s); the rest of the 50 ms is for the disk."""
+STALL = 2.0
+COMMIT_TIMEOUT = 5.0
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+"""Between two tries to open a volume (s)."""
+MAX_PENDING_BYTES = 16 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class AuditUnavailableError(LocalError):
+    """The record is not known to be durable: what depends on it must not happen."""
+
+
+class Offload(Protocol):
+    """Runs blocking work off the loop."""
+
+    async def __call__(self, work: Callable[[], T], /) -> T: ...
+
+
+class AuditWriter:
+    """Start `run` in a nursery; `append` and `commit` from any task; `close` when those have stopped."""
+
+    def __init__(self, site: Site, clock: Clock, offload: Offload | None = None) -> None:
+        self.lost = 0
+        """Records that were given to `append` and never came to stand in the log."""
+        self.head: Head | None = None
+        """The last durable record."""
+        self.trouble = "not started"
+        """Why the log cannot be written now; empty if it can."""
+        self.broken = ""
+        """Why the volume of an earlier start could not be continued; empty if it could."""
+        self._site = site
+        self._clock = clock
+        self._offload = offload or _thread_of_its_own()
+        self._volume: Volume | None = None
+        self._folded = FoldedRefusals()
+        self._group = _Group()
+        self._losses_recorded = 0
+        self._failure = ""
+        self._due = -math.inf  # trio time of the next write
+        self._not_before = -math.inf
+        self._pause = 0.0
+        self._busy_since = math.inf
+        self._wake = trio.Event()
+        self._closing = False
+        self._ended = trio.Event()
+
+    @property
+    def available(self) -> bool:
+        """Whether `commit` can be expected to succeed."""
+        return self._volume is not None and trio.current_time() - self._busy_since < STALL
+
+    def append(self, record: Record) -> None:
+        """Write ``record`` soon, at best effort."""
+        if record.kind in FOLDED:
+            for one in self._folded.admit(record, _now()):
+                self._enqueue(one)
+            self._hasten(self._next_window())
+        else:
+            self._enqueue(record)
+
+    async def commit(self, record: Record) -> None:
+        """Return when ``record`` is durable; raises AuditUnavailableError when it cannot be said to be."""
+        group = self._group
+        if self._volume is None:
+            raise AuditUnavailableError(f"audit log: {self.trouble}")
+        if not group.add(record):
+            raise AuditUnavailableError("audit log: too much is waiting to be written")
+        self._hasten(-math.inf)
+        with trio.move_on_after(COMMIT_TIMEOUT):
+            await group.settled.wait()
+        if not group.durable:
+            raise AuditUnavailableError(f"audit log: {self.trouble or 'the disk does not answer'}")
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write until `close`; started once the first volume was tried. A failing disk does not end it."""
+        try:
+            await self._write()
+            task_status.started()
+            while not self._closing:
+                await self._until_due()
+                await self._write()
+            await self._write()  # what came during the last one
+        finally:
+            self._end()
+
+    async def close(self) -> None:
+        """Write what is left and end `run`, which must have been started."""
+        for one in self._folded.flush():
+            self._enqueue(one)
+        self._closing = True
+        self._wake.set()
+        await self._ended.wait()
+
+    def _enqueue(self, record: Record) -> None:
+        if self._ended.is_set() or not self._group.add(record):
+            self.lost += 1
+        else:
+            self._hasten(trio.current_time() + LINGER)
+
+    def _hasten(self, due: float) -> None:
+        if due < self._due:
+            self._due = due
+            self._wake.set()
+
+    def _next_window(self) -> float:
+        deadline = self._folded.next_deadline()
+        return math.inf if deadline is None else deadline / SECOND
+
+    async def _until_due(self) -> None:
+        while not self._closing and trio.current_time() < (due := max(self._due, self._not_before)):
+            with trio.move_on_at(due):
+                await self._wake.wait()
+            self._wake = trio.Event()
+
+    async def _write(self) -> None:
+        """Write the gathered group, in a new volume if there is none."""
+        for one in self._folded.due(_now()):
+            self._enqueue(one)
+        group, self._group = self._group, _Group()
+        self._due = self._next_window()
+        if self._volume is not None and not group.records:
+            return
+        lost = self.lost
+        self._busy_since = trio.current_time()
+        try:
+            await self._put(self._volume, [*self._notes(), *group.records])
+        except OSError as error:
+            await self._give_up(group, error)
+        else:
+            self._losses_recorded = lost
+            self._pause = 0.0
+            self.trouble = self._failure = ""
+            group.settle(durable=True)
+        finally:
+            self._busy_since = math.inf
+            group.settled.set()  # cancelled: not durable
+
+    async def _put(self, volume: Volume | None, records: Sequence[Record]) -> None:
+        at = self._clock.wall()
+        if volume is None:
+            opened = await self._offload(lambda: open_volume(self._site, at, records))
+            volume = self._volume = opened.volume
+            self.broken = self.broken or opened.broken
+        else:
+            await self._offload(lambda: volume.append(records))
+        self.head = volume.head
+
+    def _notes(self) -> list[Record]:
+        """What the log has to say about itself first."""
+        at, notes = self._clock.wall(), []
+        if self._failure:
+            notes.append(recovery(at, "volume_given_up", {"cause": self._failure}))
+        if self.lost > self._losses_recorded:
+            notes.append(recovery(at, "records_lost", {"count": self.lost - self._losses_recorded}))
+        return notes
+
+    async def _give_up(self, group: "_Group", error: OSError) -> None:
+        """The volume is finished: tell who waits, keep the records, try a new one after a pause."""
+        volume, self._volume = self._volume, None
+        self._failure = error.strerror or str(error)
+        self.trouble = f"{self._site.folder}: {self._failure}"
+        gathered, self._group = self._group, _Group([*group.records, *self._group.records])
+        for one in (group, gathered):
+            one.settle(durable=False)
+        if volume is not None:
+            await self._offload(volume.give_up)
+        self._due = -math.inf
+        self._not_before = trio.current_time() + self._pause
+        self._pause = min(max(FIRST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
+
+    def _end(self) -> None:
+        if self._volume is not None:
+            self._volume.close()
+            self._volume = None
+        self.trouble = "closed"
+        self.lost += len(self._group.records)
+        self._group.settle(durable=False)
+        self._ended.set()
+
+
+class _Group:
+    """Records that share one write and one fdatasync, and who waits for them."""
+
+    def __init__(self, records: Sequence[Record] = ()) -> None:
+        self.records = list(records)
+        self.settled = trio.Event()
+        self.durable = False
+        self._size = sum(map(_weight, self.records))
+
+    def add(self, record: Record) -> bool:
+        """Whether there was room for it."""
+        if self._size + _weight(record) > MAX_PENDING_BYTES:
+            return False
+        self._size += _weight(record)
+        self.records.append(record)
+        return True
+
+    def settle(self, *, durable: bool) -> None:
+        self.durable = durable
+        self.settled.set()
+
+
+def _weight(record: Record) -> int:
+    return record.size + ENVELOPE_BYTES
+
+
+def _now() -> int:
+    """Trio's own clock in microseconds: it never jumps, and the deadlines it is compared with are Trio's."""
+    return round(trio.current_time() * SECOND)
+
+
+def _thread_of_its_own() -> Offload:
+    limiter = trio.CapacityLimiter(1)
+
+    async def offload(work: Callable[[], T], /) -> T:
+        return await trio.to_thread.run_sync(work, limiter=limiter)
+
+    return offload
