@@ -1,0 +1,1 @@
+"""What may reach what: the policy file, its checks, and the decision. Pure."""

@@ -1,0 +1,190 @@
+"""What a decision reads: the snapshot (what is in force) and the moment (what time it is). Values only.
+
+A heartbeat changes the moment and never the snapshot, so it changes no digest and re-decides no stream.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pki.clock import Wall
+from sidecar.policy.model import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The time facts of one decision. ``as_of``: this node held everything said up to then; None: never known."""
+
+    wall: Wall
+    floor: Wall
+    as_of: Wall | None
+
+    @property
+    def now(self) -> Wall:
+        """What judges everything that permits: setting the wall clock back revives nothing."""
+        return max(self.wall, self.floor)
+
+    def fresh_until(self, stale_after: int) -> Wall | None:
+        """When a segment with this staleness (us) begins to refuse; None: it does already."""
+        return None if self.as_of is None else Wall(self.as_of + stale_after)
+
+    def is_fresh(self, stale_after: int) -> bool:
+        limit = self.fresh_until(stale_after)
+        return limit is not None and self.now < limit
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a lock or revocation stops.
+
+    ``kind`` is all, segment, service, agent, session, node, operator, serial (of a lineage, lower-case hex), or id
+    (a session's whole SPIFFE ID). ``value`` is empty for all.
+    """
+
+    kind: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.value}" if self.value else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class LockInForce:
+    """A lock holds while the floor is before ``until``. ``by`` and ``message`` are for whom it stops."""
+
+    id: str
+    target: Target
+    until: Wall
+    by: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationInForce:
+    id: str
+    target: Target
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a restriction can hit: the names, ids and lineage serials under one stream. Empty means none."""
+
+    id: str = ""
+    agent: str = ""
+    session: str = ""
+    nodes: tuple[str, ...] = ()
+    service: str = ""
+    segment: str = ""
+    operator: str = ""
+    serials: tuple[str, ...] = ()
+
+    def targets(self) -> Iterator[Target]:
+        """Every target that hits these facts."""
+        yield Target("all")
+        named = {
+            "segment": (self.segment,),
+            "service": (self.service,),
+            "agent": (self.agent,),
+            "session": (self.session,),
+            "id": (self.id,),
+            "node": self.nodes,
+            "operator": (self.operator,),
+            "serial": self.serials,
+        }
+        for kind, values in named.items():
+            for value in values:
+                if value:
+                    yield Target(kind, value)
+
+
+class Restrictions:
+    """The locks and revocations in force. Immutable; a look-up costs the same whatever their number."""
+
+    __slots__ = ("_longest", "_revoked", "locks", "revocations")
+
+    def __init__(
+        self, locks: Iterable[LockInForce] = (), revocations: Iterable[RevocationInForce] = ()
+    ) -> None:
+        self.locks = tuple(sorted(locks, key=lambda lock: lock.id))
+        self.revocations = tuple(sorted(revocations, key=lambda revocation: revocation.id))
+        self._longest: dict[Target, LockInForce] = {}
+        for lock in sorted(self.locks, key=_longest_first):
+            self._longest.setdefault(lock.target, lock)
+        self._revoked: dict[Target, RevocationInForce] = {}
+        for revocation in self.revocations:
+            self._revoked.setdefault(revocation.target, revocation)
+
+    def lock_on(self, facts: Facts) -> LockInForce | None:
+        """The lock on ``facts`` that lasts longest; whether it still holds is for the floor to say."""
+        hits = [lock for target in facts.targets() if (lock := self._longest.get(target))]
+        return min(hits, key=_longest_first, default=None)
+
+    def revocation_of(self, facts: Facts) -> RevocationInForce | None:
+        hits = [found for target in facts.targets() if (found := self._revoked.get(target))]
+        return min(hits, key=lambda revocation: revocation.id, default=None)
+
+
+def _longest_first(lock: LockInForce) -> tuple[int, str]:
+    return -lock.until, lock.id
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMember:
+    """A node of the roster. ``addresses`` are ``host:port``; none: it dials, and is not dialled."""
+
+    name: str
+    addresses: tuple[str, ...]
+    version: str
+    features: frozenset[str]
+    labels: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorMember:
+    """An operator of the roster. ``key`` is the hex SHA-256 of the SPKI: the one key whose word counts."""
+
+    name: str
+    key: str
+    roles: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The members of the mesh, by name."""
+
+    nodes: Mapping[str, NodeMember]
+    operators: Mapping[str, OperatorMember]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that is in force. ``digest`` is :func:`digest_of` the rest."""
+
+    policy: Policy | None
+    bundle_digest: str
+    roster: Roster
+    restrictions: Restrictions
+    digest: str
+
+
+def digest_of(policy: Policy | None, bundle_digest: str, roster: Roster, restrictions: Restrictions) -> str:
+    """The hex SHA-256 that stands for exactly these, in whatever order they were collected."""
+    manifest = {
+        "policy": policy.digest if policy else None,
+        "bundle": bundle_digest,
+        "nodes": {
+            name: [list(node.addresses), node.version, sorted(node.features), sorted(node.labels)]
+            for name, node in roster.nodes.items()
+        },
+        "operators": {
+            name: [operator.key, sorted(operator.roles)] for name, operator in roster.operators.items()
+        },
+        "locks": [
+            [lock.id, str(lock.target), lock.until, lock.by, lock.message] for lock in restrictions.locks
+        ],
+        "revocations": [[found.id, str(found.target), found.by] for found in restrictions.revocations],
+    }
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
