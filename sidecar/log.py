@@ -1,0 +1,48 @@
+"""Logs of a daemon: JSON or text lines on stderr. Never per packet, and never a flood of the same line."""
+
+import logging
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+QUIET_SECONDS = 10.0
+
+
+def configure(level: str, *, as_json: bool) -> None:
+    """Set up the process's logger."""
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+@dataclass
+class Refusals:
+    """Counts refusals by cause and logs each cause at most once in QUIET_SECONDS, with the count since."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    _logged: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def note(self, cause: str, why: str, **context: object) -> None:
+        self.counts[cause] += 1
+        now = trio.current_time()
+        last, count = self._logged.get(cause, (-QUIET_SECONDS, 0))
+        if now - last < QUIET_SECONDS:
+            return
+        self._logged[cause] = (now, self.counts[cause])
+        since = self.counts[cause] - count
+        structlog.get_logger(__name__).warning("refused", cause=cause, why=why, count=since, **context)

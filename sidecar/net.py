@@ -1,0 +1,64 @@
+"""Dial and listen: the seams to the network, with the socket options every connection of ours has."""
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import trio
+
+from sidecar.address import Address
+
+BACKLOG = 1_024
+KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 30, 10, 3
+USER_TIMEOUT_MS = 60_000
+"""How long sent bytes may stay unacknowledged (RFC 5482) before the kernel gives the peer up."""
+
+ACCEPT_PAUSE = 0.1
+
+_FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+async def dial_tcp(address: Address) -> trio.SocketStream:
+    """A TCP connection to ``address``; raises OSError."""
+    stream = await trio.open_tcp_stream(address.host, address.port)
+    tune(stream)
+    return stream
+
+
+async def listen_tcp(address: Address) -> list[trio.SocketListener]:
+    """Listeners on ``address``; raises OSError, naming nothing: the caller knows what it asked for."""
+    return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+
+
+def tune(stream: trio.SocketStream) -> None:
+    """Small frames leave at once, and a dead peer is noticed."""
+    with suppress(OSError):
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+async def accept_forever(
+    listener: trio.abc.Listener[trio.abc.Stream],
+    handle: Callable[[trio.abc.Stream], Awaitable[None]],
+    on_full: Callable[[], None],
+) -> None:
+    """Accept until cancelled. Each connection is a task of its own, which must not raise.
+
+    Out of descriptors, accepting pauses and ``on_full`` is told: no log line for each failure, no busy loop.
+    """
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                on_full()
+                await trio.sleep(ACCEPT_PAUSE)
+            else:
+                nursery.start_soon(handle, stream)

@@ -1,0 +1,125 @@
+"""Stream connections to peers, made before they are needed and used again and again.
+
+A connection carries one stream at a time: nothing is multiplexed, so no stream waits for another. The handshake is
+paid once for many streams; what a stream pays for is one OPEN. A session is proven once on each connection.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from pki.clock import HOUR, Boot, Clock
+from pki.errors import LockgateError, UnreachableError
+from pki.spiffe import SpiffeId
+from sidecar.address import Address
+from sidecar.overlay import Connection, Overlay
+
+MAX_STREAMS = 1_000
+MAX_AGE = HOUR
+MAX_BYTES = 64 * 1024**3
+SPARE = 2
+"""Idle connections kept ready for each peer that a binding here may lead to."""
+MAX_IDLE = 64
+
+
+@dataclass(eq=False, slots=True)
+class Pooled:
+    """A stream connection that we open streams on."""
+
+    connection: Connection
+    made: Boot
+    made_of: object
+    """Our certificate when it was made: after a renewal it is retired."""
+    proven: set[str] = field(default_factory=set)
+    ordinal: int = 0
+    carried: int = 0
+
+    @property
+    def peer(self) -> str:
+        return self.connection.peer.name
+
+
+class Pool:
+    """Idle connections by the *verified* peer node."""
+
+    def __init__(self, overlay: Overlay, clock: Clock, made_of: Callable[[], object]) -> None:
+        self._overlay = overlay
+        self._clock = clock
+        self._made_of = made_of
+        self._idle: dict[str, list[Pooled]] = defaultdict(list)
+        self._warming: set[str] = set()
+        self.dialled = 0
+        self.reused = 0
+
+    def idle(self, peer: str) -> int:
+        return len(self._idle[peer])
+
+    async def take(self, peer: SpiffeId, addresses: Iterable[Address]) -> Pooled:
+        """A connection to ``peer``, idle or new; raises UnreachableError, or RemoteError for an impostor."""
+        idle = self._idle[peer.name]
+        while idle:
+            pooled = idle.pop()
+            if self._usable(pooled):
+                self.reused += 1
+                return pooled
+            await pooled.connection.aclose()
+        return await self.dial(peer, addresses)
+
+    async def dial(self, peer: SpiffeId, addresses: Iterable[Address]) -> Pooled:
+        """A new connection, whatever is idle."""
+        problem: LockgateError = UnreachableError(f"node {peer.name}: the roster has no address for it")
+        made_of = self._made_of()
+        for address in addresses:
+            try:
+                connection = await self._overlay.dial(address, peer, "stream", opens=True)
+            except LockgateError as error:
+                problem = error
+            else:
+                self.dialled += 1
+                return Pooled(connection, self._clock.boot(), made_of)
+        raise problem
+
+    async def release(self, pooled: Pooled) -> None:
+        """Take a whole connection back."""
+        if self._usable(pooled) and self.idle(pooled.peer) < MAX_IDLE:
+            self._idle[pooled.peer].append(pooled)
+        else:
+            await pooled.connection.aclose()
+
+    async def warm(self, peer: SpiffeId, addresses: Iterable[Address]) -> None:
+        """Bring the idle connections to ``peer`` up to SPARE; quietly, it is only preparation."""
+        if peer.name in self._warming:
+            return
+        self._warming.add(peer.name)
+        try:
+            await self._drop_unusable(peer.name)
+            while self.idle(peer.name) < SPARE:
+                self._idle[peer.name].insert(0, await self.dial(peer, addresses))
+        except LockgateError:
+            return
+        finally:
+            self._warming.discard(peer.name)
+
+    async def drop(self, keep: Callable[[Connection], bool]) -> None:
+        """Close the idle connections that ``keep`` does not hold for."""
+        for peer in list(self._idle):
+            for pooled in [one for one in self._idle[peer] if not keep(one.connection)]:
+                self._idle[peer].remove(pooled)
+                await pooled.connection.aclose()
+
+    async def _drop_unusable(self, peer: str) -> None:
+        for pooled in [one for one in self._idle[peer] if not self._usable(one)]:
+            if pooled in self._idle[peer]:
+                self._idle[peer].remove(pooled)
+                await pooled.connection.aclose()
+
+    def _usable(self, pooled: Pooled) -> bool:
+        return (
+            pooled.ordinal < MAX_STREAMS
+            and pooled.carried < MAX_BYTES
+            and self._clock.boot() - pooled.made < MAX_AGE
+            and pooled.made_of == self._made_of()
+            and pooled.connection.is_quiet()
+        )

@@ -1,0 +1,186 @@
+"""The tool's side of a stream connection: proofs and opens from a peer node, and the dial of the fixed target."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+import trio
+
+from pki.clock import Wall
+from pki.errors import RemoteError
+from pki.verify import Identity
+from sidecar import wire
+from sidecar.audit import record
+from sidecar.audit.record import Caller, Role, Ruling, Subject
+from sidecar.overlay import Connection, Standing
+from sidecar.policy.decide import Decision, Request
+from sidecar.proxy import proof
+from sidecar.proxy.carry import Carrier
+from sidecar.proxy.ends import close_hard, dial_target
+from sidecar.proxy.framed import FramedStream
+from sidecar.proxy.streams import Live
+from sidecar.reasons import Reason
+from sidecar.wire import FrameType
+
+MAX_PROOFS = 1_000
+"""Proofs that one connection may ask us to check: each costs a signature and two chains."""
+
+IDLE_SECONDS = 3_900.0
+"""A pooled connection lives an hour at most; its opener retires it, this only sweeps up after one that does not."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False)
+class OpenArrival:
+    """A stream that another node asks for."""
+
+    connection: Connection
+    ordinal: int
+    request: Request
+    subject: Subject
+    carrier: Carrier
+    caller: Caller | None = None
+    near_fault: Reason | None = Reason.PEER_UNREACHABLE
+    far_fault: Reason = Reason.TARGET_UNREACHABLE
+    refused: bool = False
+    near: FramedStream = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.near = FramedStream(self.connection)
+
+    async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:
+        policy = self.carrier.situation.sight().snapshot.policy
+        return await dial_target(policy.services.get(self.request.service) if policy else None)
+
+    async def opened(self) -> None:
+        await self.connection.frames.send(*wire.encode(wire.Accepted(ordinal=self.ordinal)))
+
+    async def refuse(self, decision: Decision) -> None:
+        self.refused = True
+        reason = decision.reason or Reason.NO_GRANT
+        answer = wire.Refused(
+            ordinal=self.ordinal, reason=reason, rule=decision.rule[:500], hint=decision.hint[:500]
+        )
+        with trio.move_on_after(1):
+            await self.connection.frames.send(*wire.encode(answer))
+
+    async def finish(self, far: trio.abc.HalfCloseableStream | None, reason: Reason | None) -> None:
+        if far is not None:
+            await (far.aclose() if self.near.whole else close_hard(far))
+        if not self.refused and not self.near.whole:
+            await self.near.reset(reason or "")
+
+
+class Node(Protocol):
+    """What this side needs to know of the node it runs on."""
+
+    name: str
+
+    def standing(self) -> Standing: ...
+
+    def lineage(self) -> str:
+        """The lineage serial of this node's certificate."""
+
+
+class ToolSide:
+    """Serves the stream connections on which peers open streams."""
+
+    def __init__(self, node: Node, carrier: Carrier, on_refusal: Callable[[str], None]) -> None:
+        self._node = node
+        self._carrier = carrier
+        self._on_refusal = on_refusal
+        self._connections: set[Connection] = set()
+
+    async def serve(self, connection: Connection) -> None:
+        """Serve one connection to its end: any number of streams, one after the other."""
+        self._connections.add(connection)
+        proven: dict[str, Identity] = {}
+        ordinal = proofs = 0
+        try:
+            while True:
+                with trio.move_on_after(IDLE_SECONDS) as idle:
+                    frame = await connection.frames.receive()
+                if idle.cancelled_caught or frame is None:
+                    return
+                if frame.type == FrameType.PROVE and proofs < MAX_PROOFS:
+                    proofs += 1
+                    identity = self._check_proof(connection, frame.body)
+                    proven[identity.id.session] = identity
+                elif frame.type == FrameType.OPEN:
+                    opening = wire.decode_as(wire.Open, frame.body, FrameType.OPEN)
+                    if opening.ordinal != ordinal:
+                        raise RemoteError(f"OPEN {opening.ordinal}, {ordinal} is next")
+                    ordinal += 1
+                    if not await self._serve_open(connection, opening, proven.get(opening.session)):
+                        return
+                else:
+                    raise RemoteError(f"frame type {frame.type} does not belong between streams")
+        finally:
+            self._connections.discard(connection)
+            with trio.CancelScope(shield=True):
+                await connection.aclose()
+
+    async def drop(self, keep: Callable[[Connection], bool]) -> None:
+        """Close the connections of peers that are no members any more; their streams were cut before."""
+        for connection in [one for one in self._connections if not keep(one)]:
+            await connection.aclose()
+
+    def _check_proof(self, connection: Connection, body: bytes) -> Identity:
+        standing = self._node.standing()
+        try:
+            prove = wire.decode_as(wire.Prove, body, FrameType.PROVE)
+            exporter = connection.exporter(proof.EXPORTER_LABEL)
+            return proof.check(prove, exporter, connection.peer.name, standing.bundle, standing.now)
+        except RemoteError as error:
+            self._record_bad_proof(connection, str(error), standing.now)
+            raise
+
+    def _record_bad_proof(self, connection: Connection, why: str, at: Wall) -> None:
+        subject = Subject(stream="", role=Role.TOOL, peer=connection.peer.name)
+        ruling = Ruling(verdict="deny", reason=Reason.BAD_PROOF, hint=why[:500])
+        self._carrier.audit.append(record.denied(at, subject, ruling))
+        self._on_refusal(Reason.BAD_PROOF)
+
+    async def _serve_open(
+        self, connection: Connection, opening: wire.Open, identity: Identity | None
+    ) -> bool:
+        """One stream; whether the connection may carry the next."""
+        if identity is None:
+            self._record_bad_proof(
+                connection, f"OPEN for session {opening.session} without a PROVE", self._node.standing().now
+            )
+            raise RemoteError("OPEN without a PROVE")
+        arrival = OpenArrival(
+            connection=connection,
+            ordinal=opening.ordinal,
+            request=self._request(connection, opening, identity),
+            subject=self._subject(connection, opening, identity),
+            carrier=self._carrier,
+        )
+        await self._carrier.carry(arrival)
+        return arrival.refused or arrival.near.whole
+
+    def _request(self, connection: Connection, opening: wire.Open, identity: Identity) -> Request:
+        return Request(
+            session=identity.id,
+            service=opening.service,
+            tool_node=self._node.name,
+            serials=(identity.lineage, connection.identity.lineage, self._node.lineage()),
+            not_after=min(identity.not_after, connection.identity.not_after),
+        )
+
+    def _subject(self, connection: Connection, opening: wire.Open, identity: Identity) -> Subject:
+        policy = self._carrier.situation.sight().snapshot.policy
+        service = policy.services.get(opening.service) if policy else None
+        return Subject(
+            stream=opening.stream,
+            role=Role.TOOL,
+            session=identity.id.session,
+            agent=identity.id.name,
+            service=opening.service,
+            segment=service.segment.name if service else "",
+            peer=connection.peer.name,
+            trace=opening.traceparent,
+        )
