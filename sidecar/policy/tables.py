@@ -172,7 +172,7 @@ class ServiceTable(Table):
     segment: SegmentName
     nodes: Names = ()
     target: Annotated[AddressField, BeforeValidator(_target)]
-    protocol: Annotated[Protocol, NotStrict, BeforeValidator(_protocol)]
+    protocol: Annotated[Protocol, NotStrict, BeforeValidator(_protocol)] = Protocol.TCP
     blast_radius: Names = ()
     open_target: bool = False
 
