@@ -1,7 +1,7 @@
 """Leaves that the CA would never make, signed all the same: each test changes what it is about."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -31,7 +31,6 @@ USAGES = (
     "decipher_only",
 )
 
-SHA256 = hashes.SHA256()
 LATER = Wall(NOW + HOUR)
 
 Hash = hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | hashes.SHA512
@@ -44,7 +43,7 @@ class Fields:
 
     key: CertificatePublicKeyTypes | None = None
     signing_key: CertificateIssuerPrivateKeyTypes | None = None
-    algorithm: Hash | None = SHA256
+    algorithm: Hash | None = field(default_factory=hashes.SHA256)
     subject: str = ""
     issuer: x509.Name | None = None
     at: Wall = NOW
