@@ -41,17 +41,12 @@ def root(name: str = "root") -> Issued:
 
 
 def issue(
-    issuer: Issued,
-    name: str,
-    *,
-    ca: bool = False,
-    not_after: datetime = NOT_AFTER,
-    curve: ec.EllipticCurve | None = None,
+    issuer: Issued, name: str, *, ca: bool = False, not_after: datetime = NOT_AFTER, key_ids: bool = True
 ) -> Issued:
     """A CA called ``name``, or a leaf whose one URI SAN is ``name``."""
     if ca:
-        return _sign(issuer, _name(name), ca=True, not_after=not_after, curve=curve)
-    return _sign(issuer, x509.Name([]), uri=name, not_after=not_after, curve=curve)
+        return _sign(issuer, _name(name), ca=True, not_after=not_after, key_ids=key_ids)
+    return _sign(issuer, x509.Name([]), uri=name, not_after=not_after, key_ids=key_ids)
 
 
 def _sign(
@@ -61,9 +56,9 @@ def _sign(
     ca: bool = False,
     uri: str = "",
     not_after: datetime = NOT_AFTER,
-    curve: ec.EllipticCurve | None = None,
+    key_ids: bool = True,
 ) -> Issued:
-    key = ec.generate_private_key(curve or ec.SECP256R1())
+    key = ec.generate_private_key(ec.SECP256R1())
     signer = issuer.key if issuer else key
     builder = (
         x509.CertificateBuilder()
@@ -75,11 +70,11 @@ def _sign(
         .not_valid_after(not_after)
         .add_extension(x509.BasicConstraints(ca, None), critical=True)
         .add_extension(_key_usage(ca), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-        )
     )
+    if key_ids:
+        own_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        builder = builder.add_extension(own_id, critical=False).add_extension(issuer_id, critical=False)
     if not ca:
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])

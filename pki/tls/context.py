@@ -15,16 +15,19 @@ The rules, each with the attack or trouble it ends:
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from OpenSSL import SSL
-from OpenSSL.crypto import X509, X509StoreFlags
+from OpenSSL.crypto import X509, X509Store, X509StoreFlags
 
 from pki.errors import LocalError
 from pki.tls.openssl import set_groups, write_whole_buffers
 
-GROUPS = "X25519MLKEM768:X25519:P-256"
+GROUPS = "X25519MLKEM768/X25519/P-256"
+"""Most wanted first. Slashes make it the server's choice, at the price of a second hello if the client guessed else."""
+
 MAX_INTERMEDIATES = 2
 """The issuer, and a root signed by its predecessor."""
 
@@ -82,9 +85,7 @@ def _bare_context(server_side: bool) -> SSL.Context:
 
 
 def _trust(context: SSL.Context, anchors: Sequence[bytes]) -> None:
-    store = context.get_cert_store()
-    if store is None:
-        raise LocalError("TLS: the context has no certificate store")
+    store = cast(X509Store, context.get_cert_store())  # a context always has one
     store.set_flags(X509StoreFlags.X509_STRICT)
     for anchor in anchors:
         store.add_cert(X509.from_cryptography(_load(anchor)))

@@ -11,7 +11,7 @@ from pki.errors import LocalError
 
 
 def set_groups(context: SSL.Context, names: str) -> None:
-    """Set the key exchange groups, most wanted first, separated by colons; raises LocalError for an unknown one."""
+    """Set the key exchange groups (the syntax of SSL_CTX_set1_groups_list); raises LocalError for an unknown one."""
     if lib.SSL_CTX_set1_curves_list(context._context, names.encode()) != 1:
         lib.ERR_clear_error()
         raise LocalError(f"TLS: this OpenSSL does not have the groups {names}")

@@ -8,9 +8,10 @@ ever sees OpenSSL half-way.
 
 Rules:
 
-1. Reading never writes. In TLS 1.3 the only answer a read can owe is a KeyUpdate, and OpenSSL keeps it for our next
-   write, as RFC 8446 section 4.6.3 allows. So each direction belongs to one task, and a receiver is never stuck behind
-   a peer that does not read. A second task in one direction is a bug of the caller: BusyResourceError, never a queue.
+1. Reading never writes to the transport. In TLS 1.3 the only answer a read can owe is a KeyUpdate; it waits among the
+   leaving bytes and goes out before our next data, as RFC 8446 section 4.6.3 allows. So each direction belongs to one
+   task, and a receiver is never stuck behind a peer that does not read. A second task in one direction is a bug of the
+   caller: BusyResourceError, never a queue. A peer that makes us owe ever more answers is cut off.
 2. A server's handshake ends without a flush. All that is left then are session tickets (of a cache that is off), and
    a client that has not begun to read need not take them: they leave with the first bytes sent.
 3. A client's handshake ends before the server has judged its certificate. A refusal comes with the first read.
@@ -42,6 +43,9 @@ READ_BYTES = 131_072
 RECORD_BYTES = 16_384
 WRITE_BYTES = 17 * RECORD_BYTES
 """What is encrypted and flushed at a time: the greatest frame in one piece."""
+
+MAX_OWED_BYTES = 4_096
+"""Of answers to KeyUpdates, 27 bytes each. Honest peers ask for new keys once in hundreds of gigabytes."""
 
 
 class TlsStream(trio.abc.HalfCloseableStream):
@@ -137,7 +141,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         """Say close_notify where it can still be said, and close the transport. Waits for a transport that is full."""
         if self._closed:
-            await trio.lowlevel.checkpoint()
+            await self.transport.aclose()  # which also frees an earlier call that waits there
             return
         self._closed = True
         try:
@@ -216,11 +220,14 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self._receiver.broken = f"TLS: {_reason(error, self._tls)}"
             if not records:  # else: what came before is genuine, the next call tells
                 raise trio.BrokenResourceError(self._receiver.broken) from error
+        if bytes_leaving(self._tls) > MAX_OWED_BYTES:
+            self._receiver.broken = "the peer demands new keys over and over"
+            raise trio.BrokenResourceError(self._receiver.broken)
         return b"".join(records) if records or self._receiver.ended else None
 
     def _encrypt(self, data: memoryview) -> None:
         try:
-            self._tls.send(data)
+            self._tls.sendall(data)
         except SSL.Error as error:
             self._sender.broken = f"TLS: {_reason(error, self._tls)}"
             raise trio.BrokenResourceError(self._sender.broken) from error
