@@ -11,7 +11,7 @@ from pki.errors import LocalError, RemoteError
 from pki.tls.context import ClientCertificate, make_context, unverified_client_context
 from pki.tls.openssl import set_groups, was_resumed
 from tests import certs
-from tests.pki.tls.mesh import (
+from tests.pki.tls.members import (
     ALICE,
     BOB,
     ISSUER,
@@ -202,7 +202,7 @@ import ctypes, sys, trio
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 if ctypes.CDLL(None).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) != 0:
     sys.exit("refused by the kernel")
-from tests.pki.tls.mesh import ISSUER, attempt, client_context, secured
+from tests.pki.tls.members import ISSUER, attempt, client_context, secured
 from tests import certs
 
 async def main():

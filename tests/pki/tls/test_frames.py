@@ -7,7 +7,7 @@ import trio.testing
 from pki.errors import LocalError, RemoteError
 from pki.framing import MAX_FRAME_BODY, Frame, encode
 from pki.tls.frames import FrameStream
-from tests.pki.tls.mesh import secured
+from tests.pki.tls.members import secured
 
 LIMITS = {1: 5, 2: MAX_FRAME_BODY}
 

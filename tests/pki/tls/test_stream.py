@@ -16,7 +16,7 @@ from pki.errors import LocalError, RemoteError
 from pki.framing import HEADER_BYTES, MAX_FRAME_BODY
 from pki.tls import stream as stream_module
 from pki.tls.stream import RECORD_BYTES, TlsStream
-from tests.pki.tls.mesh import ALICE, BOB, ROOT, attempt, client_context, secured, server_context, streams
+from tests.pki.tls.members import ALICE, BOB, ROOT, attempt, client_context, secured, server_context, streams
 
 MIB = 1_048_576
 BLOB = hashlib.shake_256(b"lockgate").digest(4 * MIB)
