@@ -27,6 +27,9 @@ def from_pem(pem: bytes) -> tuple[bytes, ...]:
         chain = tuple(found.public_bytes(Encoding.DER) for found in x509.load_pem_x509_certificates(pem))
     except UNREADABLE:
         raise RemoteError("certificate chain: not certificates in PEM") from None
+    if len(chain) != pem.count(b"-----BEGIN "):
+        # The parser skips a block that was cut off, and one of another kind.
+        raise RemoteError("certificate chain: cut off, or not only certificates")
     if len(chain) > MAX_CHAIN_CERTIFICATES:
         raise RemoteError(f"certificate chain: {len(chain)} certificates, at most {MAX_CHAIN_CERTIFICATES}")
     if any(len(der) > MAX_CERTIFICATE_BYTES for der in chain):
