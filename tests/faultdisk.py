@@ -32,12 +32,12 @@ class FaultDisk:
         self.fdatasyncs = 0
         self._names: dict[Path, _Inode] = {}
         self._durable_names: dict[Path, _Inode] = {}
-        self._folders: set[Path] = set()
+        self.folders: set[Path] = set()
 
     def crash(self, torn: int = 0) -> "FaultDisk":
         """The disk after a power cut; of each file's unsynced end, the first ``torn`` bytes made it."""
         after = FaultDisk()
-        after._folders = set(self._folders)
+        after.folders = set(self.folders)
         for path, inode in self._durable_names.items():
             kept = inode.durable
             if inode.cached.startswith(kept):
@@ -71,13 +71,13 @@ class FaultDisk:
 
     def names(self, folder: Path) -> list[str]:
         self._check()
-        if folder not in self._folders:
+        if folder not in self.folders:
             raise FileNotFoundError(errno.ENOENT, "no such folder", str(folder))
         return [path.name for path in self._names if path.parent == folder]
 
     def make_folder(self, folder: Path) -> None:
         self._check()
-        self._folders.add(folder)
+        self.folders.add(folder)
 
     def rename(self, old: Path, new: Path) -> None:
         inode = self._inode(old)

@@ -99,7 +99,7 @@ def unseal(line: bytes) -> Sealed:
     body = _parse(record)
     if "chain" in body or _canonical(body) != record:
         raise RemoteError("is not in canonical form")
-    if body.get("schema") != SCHEMA:
+    if _integer(body, "schema") != SCHEMA:
         raise RemoteError(f"is not of schema {SCHEMA}, the one this version reads")
     return Sealed(body, record, bytes.fromhex(parts[2].decode()))
 
@@ -150,10 +150,15 @@ def _header(sealed: Sealed, name: str) -> Previous:
 
 
 def _seq(sealed: Sealed) -> int:
-    seq = sealed.body.get("seq")
-    if type(seq) is not int:  # true is an int to isinstance
+    seq = _integer(sealed.body, "seq")
+    if seq is None:
         raise RemoteError("has no place in the volume")
     return seq
+
+
+def _integer(body: Mapping[str, Any], key: str) -> int | None:
+    value = body.get(key)
+    return value if type(value) is int else None  # to isinstance and ==, true is 1
 
 
 def _parse(record: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from types import MappingProxyType
 
 from pki.clock import Wall
 from pki.errors import LocalError
@@ -29,7 +30,7 @@ MAX_INTEGER = 2**53 - 1
 
 Value = str | int | bool | None | list["Value"] | dict[str, "Value"]
 Facts = Mapping[str, Value]
-NO_FACTS: Facts = {}
+NO_FACTS: Facts = MappingProxyType({})
 
 _RESERVED = frozenset({"schema", "kind", "at", "node", "seq", "chain"})
 
@@ -81,7 +82,7 @@ class Record:
         """Copy and check, so that nobody can change a record between its making and its writing."""
         if taken := _RESERVED & self.fields.keys():
             raise LocalError(f"audit record {self.kind}: {min(taken)} is not for the caller to set")
-        checked = _checked(dict(self.fields), MAX_DEPTH)
+        checked = _checked(self.fields, MAX_DEPTH)
         object.__setattr__(self, "fields", checked)
         object.__setattr__(self, "size", len(encode(checked)))
         if self.size > MAX_RECORD_BYTES - ENVELOPE_BYTES:
@@ -131,15 +132,15 @@ class Ruling:
     reason: Reason | None = None
     rule: str = ""
     hint: str = ""
-    decision: Facts = NO_FACTS
+    decision: Facts = field(default_factory=dict)
     """What was asked; for a cached answer, its first decision."""
-    moment: Facts = NO_FACTS
+    moment: Facts = field(default_factory=dict)
     """Wall, floor and as_of (us)."""
     snapshot: str = ""
     """The snapshot's digest, hex."""
     engine: str = ""
     """Version of the code that decided."""
-    facts: Facts = NO_FACTS
+    facts: Facts = field(default_factory=dict)
     """Verified facts: ids, issuers, serials, notAfters."""
 
 
@@ -182,9 +183,10 @@ def closed(at: Wall, subject: Subject, traffic: Traffic) -> Record:
     return _of_stream(Kind.CLOSED, at, subject, _present(traffic))
 
 
-def cut(at: Wall, subject: Subject, reason: Reason, traffic: Traffic) -> Record:
-    """A stream that was ended, and why."""
-    return _of_stream(Kind.CUT, at, subject, {"reason": reason} | _present(traffic))
+def cut(at: Wall, subject: Subject, reason: Reason, traffic: Traffic, rule: str = "") -> Record:
+    """A stream that was ended, why, and by which rule or statement."""
+    why = _present(Ruling(verdict="", reason=reason, rule=rule))
+    return _of_stream(Kind.CUT, at, subject, why | _present(traffic))
 
 
 def shed(at: Wall, subject: Subject, reason: Reason) -> Record:
@@ -249,7 +251,7 @@ def stop(at: Wall, why: str) -> Record:
 
 def canonical(value: Facts) -> bytes:
     """RFC 8785 bytes of an object; raises LocalError for a value outside the limits above."""
-    return encode(_checked(dict(value), MAX_DEPTH))
+    return encode(_checked(value, MAX_DEPTH))
 
 
 def encode(checked: Value | Facts) -> bytes:
@@ -268,7 +270,7 @@ def _checked(value: object, depth: int) -> Value:
             return int(value)
         case list() | tuple() if depth:
             return [_checked(item, depth - 1) for item in value]
-        case dict() if depth:
+        case Mapping() if depth:
             return {_key(key): _checked(item, depth - 1) for key, item in value.items()}
     raise LocalError(f"audit record: {type(value).__name__} out of the limits of schema {SCHEMA}")
 

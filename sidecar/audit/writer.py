@@ -4,11 +4,11 @@
   share that write and its fdatasync; while it runs, the next group gathers.
 - `commit` returns once its record is durable. `append` only promises a try: durable within 50 ms, and what does
   not come about is counted (:attr:`AuditWriter.lost`) and the count recorded as soon as the log can be written.
-- When the disk fails, that volume is finished. Whoever waits in `commit` is told so: the record may or may not come
-  to stand in the log, as with any commit that fails. The records themselves are kept and go into the next volume,
-  which is tried at once and then with growing pauses. Until it stands, `commit` fails at once.
+- When the disk fails, that volume is finished, and whoever waits in `commit` is told so. The records that nobody
+  waits for are kept and go into the next volume, which is tried at once and then with growing pauses. Until it
+  stands, `commit` fails at once.
 - A disk that hangs is a disk that fails: `available` turns false after STALL, `commit` gives up after
-  COMMIT_TIMEOUT.
+  COMMIT_TIMEOUT. Only then the record may come to stand in the log although its `commit` failed.
 - Refusals given to `append` are folded (:mod:`sidecar.audit.folding`), so that nobody can forget to.
 """
 
@@ -94,7 +94,7 @@ class AuditWriter:
         group = self._group
         if self._volume is None:
             raise AuditUnavailableError(f"audit log: {self.trouble}")
-        if not group.add(record):
+        if not group.add(record, awaited=True):
             raise AuditUnavailableError("audit log: too much is waiting to be written")
         self._hasten(-math.inf)
         with trio.move_on_after(COMMIT_TIMEOUT):
@@ -123,7 +123,7 @@ class AuditWriter:
         await self._ended.wait()
 
     def _enqueue(self, record: Record) -> None:
-        if self._ended.is_set() or not self._group.add(record):
+        if self._ended.is_set() or not self._group.add(record, awaited=False):
             self.lost += 1
         else:
             self._hasten(trio.current_time() + LINGER)
@@ -180,7 +180,7 @@ class AuditWriter:
         """What the log has to say about itself first."""
         at, notes = self._clock.wall(), []
         if self._failure:
-            notes.append(recovery(at, "volume_given_up", {"cause": self._failure}))
+            notes.append(recovery(at, "writable_again", {"cause": self._failure}))
         if self.lost > self._losses_recorded:
             notes.append(recovery(at, "records_lost", {"count": self.lost - self._losses_recorded}))
         return notes
@@ -190,7 +190,7 @@ class AuditWriter:
         volume, self._volume = self._volume, None
         self._failure = error.strerror or str(error)
         self.trouble = f"{self._site.folder}: {self._failure}"
-        gathered, self._group = self._group, _Group([*group.records, *self._group.records])
+        gathered, self._group = self._group, _Group([*group.unawaited, *self._group.unawaited])
         for one in (group, gathered):
             one.settle(durable=False)
         if volume is not None:
@@ -204,7 +204,7 @@ class AuditWriter:
             self._volume.close()
             self._volume = None
         self.trouble = "closed"
-        self.lost += len(self._group.records)
+        self.lost += len(self._group.unawaited)
         self._group.settle(durable=False)
         self._ended.set()
 
@@ -214,16 +214,20 @@ class _Group:
 
     def __init__(self, records: Sequence[Record] = ()) -> None:
         self.records = list(records)
+        self.unawaited = list(records)
+        """Those to be kept when the write fails: of the others somebody is told."""
         self.settled = trio.Event()
         self.durable = False
-        self._size = sum(map(_weight, self.records))
+        self._size = sum(map(_weight, records))
 
-    def add(self, record: Record) -> bool:
+    def add(self, record: Record, *, awaited: bool) -> bool:
         """Whether there was room for it."""
         if self._size + _weight(record) > MAX_PENDING_BYTES:
             return False
         self._size += _weight(record)
         self.records.append(record)
+        if not awaited:
+            self.unawaited.append(record)
         return True
 
     def settle(self, *, durable: bool) -> None:
