@@ -1,0 +1,107 @@
+"""Certificates for members: who gets one, for how long, and that it is written down first.
+
+Blocking: it waits for the register. Called from a thread.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from pki import svid
+from pki.authority.keystore import Authority, Entropy
+from pki.authority.refusal import Refusal, RefusalError
+from pki.authority.register import Issuance, Register
+from pki.certificate import read
+from pki.clock import DAY, HOUR, Wall
+from pki.spiffe import IdKind, SpiffeId
+from pki.spki import PublicKey, spki_sha256
+from pki.svid import SERIAL_ENTROPY_BYTES, LeafPlan
+from pki.verify import Identity
+
+Chain = tuple[bytes, ...]
+"""DER, leaf first, without the root."""
+
+MayIssue = Callable[[str, str], bool]
+"""Whether the node of the first name may hold sessions of the agent of the second. May be asked from any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long a certificate holds, from its issue, in microseconds."""
+
+    session: int = HOUR
+    node: int = DAY
+    operator: int = 12 * HOUR
+
+    def of(self, kind: IdKind) -> int:
+        return {IdKind.AGENT: self.session, IdKind.NODE: self.node, IdKind.OPERATOR: self.operator}[kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Issues, after it has asked the register whether it may. Raises RefusalError where it may not."""
+
+    authority: Authority
+    register: Register
+    entropy: Entropy
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
+
+    def admit(self, member: SpiffeId, key: PublicKey, at: Wall) -> Chain:
+        """The first certificate of a new line for a node or an operator that came with a token."""
+        self.refuse_banned(member)
+        return self._issue(self._plan(member, key, at), "token")
+
+    def renew(self, holder: Identity, key: PublicKey, at: Wall) -> Chain:
+        """A node's next certificate, of the same line, for a key of its choice."""
+        if holder.id.kind is not IdKind.NODE:
+            what = f"renewal: {holder.id} is not a node; enrol again with a token"
+            raise RefusalError(Refusal.NOT_ALLOWED, what)
+        self.refuse_banned(holder.id, holder.lineage)
+        plan = self._plan(holder.id, key, at)
+        return self._issue(replace(plan, lineage=holder.lineage), f"renewal of {holder.serial}")
+
+    def session(self, session: SpiffeId, key: PublicKey, at: Wall, may_issue: MayIssue) -> Chain:
+        """The first or next certificate of an agent's session, asked for by the node in its SPIFFE ID."""
+        if not may_issue(session.node, session.name):
+            what = (
+                f"session: no policy in force lets node {session.node} hold sessions of agent {session.name}"
+            )
+            raise RefusalError(
+                Refusal.NOT_LISTED, f"{what}; list the node under the agent and apply the policy"
+            )
+        self.refuse_banned(session)
+        plan = self._plan(session, key, at)
+        lineage = self.register.claim_session(session, f"{plan.serial:x}")
+        if lineage is None:
+            what = "session: its id belongs to another session; choose a new one"
+            raise RefusalError(Refusal.SESSION_TAKEN, what)
+        self.refuse_banned(session, lineage)
+        return self._issue(replace(plan, lineage=lineage), f"session of {session.node}")
+
+    def refuse_banned(self, identity: SpiffeId, lineage: str = "") -> None:
+        """Raise RefusalError for an identity, or a line of certificates, that was revoked."""
+        if self.register.is_banned(identity, lineage):
+            raise RefusalError(Refusal.BANNED, f"{identity}: revoked; ask an operator to unrevoke it first")
+
+    def _plan(self, identity: SpiffeId, key: PublicKey, at: Wall) -> LeafPlan:
+        return LeafPlan(
+            id=identity,
+            key=key,
+            serial=svid.serial_of(self.entropy(SERIAL_ENTROPY_BYTES)),
+            at=at,
+            lifetime=self.lifetimes.of(identity.kind),
+        )
+
+    def _issue(self, plan: LeafPlan, basis: str) -> Chain:
+        leaf = svid.leaf(plan, self.authority.issuer)
+        made, serial = read(leaf), f"{plan.serial:x}"
+        issuance = Issuance(
+            serial=serial,
+            lineage=plan.lineage or serial,
+            id=plan.id,
+            spki_sha256=spki_sha256(plan.key),
+            not_before=made.not_before,
+            not_after=made.not_after,
+            basis=basis,
+        )
+        self.register.add_certificate(issuance)
+        return leaf, self.authority.issuer.certificate

@@ -1,0 +1,299 @@
+"""The CA's API over HTTP (docs/wire.md, "CA API"). Who calls is in ``scope["lockgate.peer"]``, put there at accept.
+
+| path | who | what |
+|---|---|---|
+| GET /v1/bundle | anyone | the trust bundle, proven by its own signature |
+| POST /v1/enrol | whoever holds a token | a node's or operator's first certificate, and its entry in the roster |
+| POST /v1/sessions | node | a certificate for a session of an agent on that node, first or next |
+| POST /v1/renew | node | its next certificate |
+| POST /v1/policy | operator, admin | apply a policy |
+| POST /v1/lifts | operator, responder or admin | lift a lock or revocation |
+| GET /v1/status | node, operator | what is in force at the CA, and who it takes you for |
+
+Rules:
+
+1. All names in a certificate are the CA's: from the token, or from the verified peer. A request adds an agent's
+   name and a session id, nothing else (CVE-2022-40716).
+2. A body is decoded by a schema that names every field. What it does not name is refused.
+3. The register blocks, so it is asked in threads, under limiters of their own.
+4. Each certificate and each refusal is noted. A secret is in neither: notes are built from what was decided.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pki import codec, svid
+from pki.authority.enrol import Admission, Enrolment
+from pki.authority.issuer import Chain, Issuer, MayIssue
+from pki.authority.refusal import Refusal, RefusalError
+from pki.authority.signer import StatementSigner
+from pki.certificate import read
+from pki.clock import Clock
+from pki.errors import ConfigError, LocalError, RefusedError, RemoteError
+from pki.http.accept import serve
+from pki.http.server import error_body
+from pki.spiffe import IdKind, SpiffeId
+from pki.statement import MAX_STATEMENT_BYTES, Node, Operator, Statement, Wire
+from pki.token import SECRET_BYTES, HostPort
+from pki.verify import Identity
+
+__all__ = ["Hooks", "application", "serve"]
+
+REGISTER_THREADS = 4
+ENROLMENTS = 8
+ENROLMENTS_WAITING = 64
+MAX_FAULTS = 1_000
+
+T = TypeVar("T")
+Answer = Mapping[str, Any]
+"""Fields of a JSON object."""
+
+Name = Annotated[str, msgspec.Meta(max_length=63)]
+Csr = Annotated[bytes, msgspec.Meta(max_length=svid.MAX_CSR_BYTES)]
+Word = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,64}\Z")]
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the CA needs of policy, roster, gossip and log. All but ``may_issue`` are called on the Trio thread."""
+
+    may_issue: MayIssue
+    publish: Callable[[Statement], Awaitable[None]]
+    """Take a statement into the CA's store, durably, and spread it."""
+    roles_of: Callable[[Identity], frozenset[str]]
+    """The roles of an operator, if the roster names exactly the key of this identity; none otherwise."""
+    apply_policy: Callable[[str, str], Awaitable[Answer]]
+    """Check and publish a policy: text, author. Raises ConfigError with every fault, or RefusedError."""
+    lift: Callable[[bytes, Identity], Awaitable[Answer]]
+    """Judge an operator's demand (envelope) and publish the unlock or unrevoke. Raises RemoteError, RefusedError."""
+    control_address: str
+    """``host:port`` where the CA takes control links."""
+    clock: Clock
+    note: Callable[[dict[str, object]], None]
+    """Write an event down."""
+
+
+def application(issuer: Issuer, hooks: Hooks) -> Starlette:
+    """The API of the CA that ``issuer`` issues for."""
+    api = _Api(issuer, hooks)
+    routes = [
+        Route("/v1/bundle", api.bundle, methods=["GET"]),
+        Route("/v1/enrol", api.enrol, methods=["POST"]),
+        Route("/v1/sessions", api.sessions, methods=["POST"]),
+        Route("/v1/renew", api.renew, methods=["POST"]),
+        Route("/v1/policy", api.policy, methods=["POST"]),
+        Route("/v1/lifts", api.lifts, methods=["POST"]),
+        Route("/v1/status", api.status, methods=["GET"]),
+    ]
+    failures = (RefusedError, RemoteError, ConfigError, LocalError, HTTPException)
+    return Starlette(routes=routes, exception_handlers=dict.fromkeys(failures, api.failed))
+
+
+class _Enrol(Wire, frozen=True):
+    secret: Annotated[bytes, msgspec.Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
+    csr: Csr
+    addresses: Annotated[list[HostPort], msgspec.Meta(max_length=8)]
+    version: Word
+    features: Annotated[list[Word], msgspec.Meta(max_length=64)]
+    trust_domain: Annotated[str, msgspec.Meta(max_length=255)] | None = None
+    """The token's, so that a token of another CA is told from a mistyped one."""
+
+
+class _Session(Wire, frozen=True):
+    csr: Csr
+    agent: Name
+    session: Name
+
+
+class _Renewal(Wire, frozen=True):
+    csr: Csr
+
+
+class _Policy(Wire, frozen=True):
+    text: str
+
+
+class _Lift(Wire, frozen=True):
+    demand: Annotated[bytes, msgspec.Meta(max_length=MAX_STATEMENT_BYTES)]
+
+
+@dataclass(slots=True)
+class _Api:
+    issuer: Issuer
+    hooks: Hooks
+    _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(REGISTER_THREADS))
+    _enrolments: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(ENROLMENTS))
+
+    async def bundle(self, _: Request) -> Response:
+        return _json({"bundle": self.issuer.authority.bundle_statement.raw})
+
+    async def enrol(self, request: Request) -> Response:
+        asked = await _body(request, _Enrol)
+        if self._enrolments.statistics().tasks_waiting >= ENROLMENTS_WAITING:
+            raise HTTPException(503, "too many join at once; come back in 5 s")
+        async with self._enrolments:
+            admission, entry = await self._in_thread(lambda: self._redeem(asked))
+            await self.hooks.publish(entry)
+        self._note_issued("enrolled", admission.id, admission.chain)
+        return _json(
+            {
+                "chain": admission.chain,
+                "bundle": self.issuer.authority.bundle_statement.raw,
+                "control": self.hooks.control_address,
+                "name": admission.id.name,
+                "kind": admission.id.kind.value,
+                "spiffe_id": str(admission.id),
+            }
+        )
+
+    async def sessions(self, request: Request) -> Response:
+        peer = await self._peer(request, IdKind.NODE)
+        asked = await _body(request, _Session)
+        session = SpiffeId.for_agent(peer.id.trust_domain, asked.agent, peer.id.name, asked.session)
+        key = svid.public_key_of_csr(asked.csr)
+        now, may_issue = self.hooks.clock.wall(), self.hooks.may_issue
+        chain = await self._in_thread(lambda: self.issuer.session(session, key, now, may_issue))
+        self._note_issued("session issued", session, chain)
+        return _json({"chain": chain, "spiffe_id": str(session)})
+
+    async def renew(self, request: Request) -> Response:
+        peer = await self._peer(request, IdKind.NODE)
+        key = svid.public_key_of_csr((await _body(request, _Renewal)).csr)
+        now = self.hooks.clock.wall()
+        chain = await self._in_thread(lambda: self.issuer.renew(peer, key, now))
+        self._note_issued("renewed", peer.id, chain)
+        return _json({"chain": chain, "spiffe_id": str(peer.id)})
+
+    async def policy(self, request: Request) -> Response:
+        peer = await self._operator(request, "admin")
+        asked = await _body(request, _Policy)
+        return _json(await self.hooks.apply_policy(asked.text, str(peer.id)))
+
+    async def lifts(self, request: Request) -> Response:
+        peer = await self._operator(request, "responder", "admin")
+        asked = await _body(request, _Lift)
+        return _json(await self.hooks.lift(asked.demand, peer))
+
+    async def status(self, request: Request) -> Response:
+        peer = await self._peer(request, IdKind.NODE, IdKind.OPERATOR)
+        authority = self.issuer.authority
+        return _json(
+            {
+                "schema_version": 1,
+                "ca": str(authority.id),
+                "epoch": authority.bundle.epoch,
+                "bundle": {"sequence": authority.bundle.sequence, "digest": authority.bundle.digest},
+                "number": await self._in_thread(self.issuer.register.last_number),
+                "you": {
+                    "spiffe_id": str(peer.id),
+                    "serial": peer.serial,
+                    "not_after": peer.not_after,
+                    "roles": sorted(self.hooks.roles_of(peer)) if peer.id.kind is IdKind.OPERATOR else [],
+                },
+            }
+        )
+
+    async def failed(self, request: Request, error: Exception) -> Response:
+        """Every failure as JSON. What is our own fault is told to the log, not to the client."""
+        status, reason, message = _failure(error)
+        peer: Identity | None = request.scope["lockgate.peer"]
+        event = {"event": "refused", "path": request.scope["path"], "reason": reason, "message": str(error)}
+        self.hooks.note({**event, "peer": str(peer.id) if peer else ""})
+        if isinstance(error, ConfigError):
+            faults = error.faults[:MAX_FAULTS]
+            content = msgspec.json.encode({"error": {"reason": reason, "message": message, "faults": faults}})
+        else:
+            content = error_body(reason, message)
+        return Response(content, status, media_type="application/json")
+
+    async def _peer(self, request: Request, *kinds: IdKind) -> Identity:
+        """The verified caller, of one of these kinds, neither expired since accept nor revoked."""
+        peer: Identity | None = request.scope["lockgate.peer"]
+        if peer is None or self.hooks.clock.wall() > peer.not_after:
+            raise RefusalError(Refusal.NO_IDENTITY, "this needs a valid certificate of this mesh; join first")
+        if peer.id.kind not in kinds:
+            wanted = " or ".join(f"/{kind}/" for kind in kinds)
+            raise RefusalError(Refusal.NOT_ALLOWED, f"{peer.id}: this is for {wanted} identities")
+        await self._in_thread(lambda: self.issuer.refuse_banned(peer.id, peer.lineage))
+        return peer
+
+    async def _operator(self, request: Request, *roles: str) -> Identity:
+        peer = await self._peer(request, IdKind.OPERATOR)
+        if not self.hooks.roles_of(peer) & set(roles):
+            what = f"{peer.id}: needs the role {' or '.join(roles)} in the roster, under this very key"
+            raise RefusalError(Refusal.NOT_ALLOWED, what)
+        return peer
+
+    def _redeem(self, asked: _Enrol) -> tuple[Admission, Statement]:
+        authority, now = self.issuer.authority, self.hooks.clock.wall()
+        domain = authority.bundle.trust_domain if asked.trust_domain is None else asked.trust_domain
+        key = svid.public_key_of_csr(asked.csr)
+        admission = Enrolment(self.issuer).redeem(asked.secret, domain, key, now)
+        signer = StatementSigner(authority, self.issuer.register)
+        return admission, signer.member(_entry(admission, asked), now)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+    def _note_issued(self, event: str, identity: SpiffeId, chain: Chain) -> None:
+        leaf = read(chain[0])
+        serial = f"{leaf.serial:x}"
+        self.hooks.note(
+            {"event": event, "spiffe_id": str(identity), "serial": serial, "not_after": leaf.not_after}
+        )
+
+
+def _entry(admission: Admission, asked: _Enrol) -> Node | Operator:
+    """The roster's entry of who came in. Its sequence is the signer's to set."""
+    if admission.id.kind is IdKind.OPERATOR:
+        return Operator(
+            sequence=0, name=admission.id.name, key=admission.key.hex(), roles=list(admission.roles)
+        )
+    return Node(
+        sequence=0,
+        name=admission.id.name,
+        addresses=asked.addresses,
+        version=asked.version,
+        features=asked.features,
+        labels=[],
+    )
+
+
+def _failure(error: Exception) -> tuple[int, str, str]:
+    """HTTP status, reason and message for the client."""
+    match error:
+        case RefusalError(reason=Refusal.NO_IDENTITY):
+            return 401, error.reason, str(error)
+        case RefusalError():
+            return 403, error.reason, str(error)
+        case RefusedError():
+            return 403, "refused", str(error)
+        case ConfigError():
+            return 422, "faults", f"{len(error.faults)} faults"
+        case RemoteError():
+            return 400, "bad_request", str(error)
+        case HTTPException():
+            return error.status_code, "limit" if error.status_code == 503 else "bad_request", error.detail
+        case _:
+            return 503, "unavailable", "the CA cannot do this now; see its log"
+
+
+async def _body(request: Request, schema: type[T]) -> T:
+    try:
+        value = msgspec.json.decode(await request.body())
+    except (msgspec.DecodeError, RecursionError):
+        raise RemoteError("request: the body is not JSON") from None
+    return codec.convert(value, schema, what="request")
+
+
+def _json(fields: Answer) -> Response:
+    return Response(msgspec.json.encode(fields), media_type="application/json")
