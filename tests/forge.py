@@ -111,3 +111,9 @@ def key_usage(*usages: str, critical: bool = True) -> Extension:
 
 def purposes(*oids: x509.ObjectIdentifier) -> Extension:
     return x509.ExtendedKeyUsage(oids), False
+
+
+def unknown(oid: str | x509.ObjectIdentifier, value: bytes, *, critical: bool = False) -> Extension:
+    """An extension that cryptography does not parse."""
+    oid = oid if isinstance(oid, x509.ObjectIdentifier) else x509.ObjectIdentifier(oid)
+    return x509.UnrecognizedExtension(oid, value), critical
