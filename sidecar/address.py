@@ -22,7 +22,7 @@ class Address:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be dialled; raises LocalError."""
-        if _canonical(self.host) != self.host or not 0 < self.port < 65_536:
+        if not self.host or _canonical(self.host) != self.host or not 0 < self.port < 65_536:
             raise LocalError(_EXPECTED)
 
     @classmethod

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from pki.clock import Wall
 from sidecar.policy.model import Policy
@@ -125,6 +126,10 @@ class Restrictions:
         hits = [found for target in facts.targets() if (found := self._revoked.get(target))]
         return min(hits, key=lambda revocation: revocation.id, default=None)
 
+    def revokes(self, kind: str, value: str) -> bool:
+        """Whether exactly this target is revoked."""
+        return Target(kind, value) in self._revoked
+
 
 def _longest_first(lock: LockInForce) -> tuple[int, str]:
     return -lock.until, lock.id
@@ -137,8 +142,8 @@ class NodeMember:
     name: str
     addresses: tuple[str, ...]
     version: str
-    features: frozenset[str]
-    labels: frozenset[str]
+    features: tuple[str, ...]
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,13 @@ class Snapshot:
     roster: Roster
     restrictions: Restrictions
     digest: str
+
+    @classmethod
+    def of(
+        cls, *, policy: Policy | None, bundle_digest: str, roster: Roster, restrictions: Restrictions
+    ) -> Self:
+        digest = digest_of(policy, bundle_digest, roster, restrictions)
+        return cls(policy, bundle_digest, roster, restrictions, digest)
 
 
 def digest_of(policy: Policy | None, bundle_digest: str, roster: Roster, restrictions: Restrictions) -> str:

@@ -47,7 +47,7 @@ class Document:
     def load(self, model: type[M], context: object = None) -> M:
         """The tables by a schema; raises ConfigError. ``context`` is what the validators see as info.context."""
         try:
-            return model.model_validate(self.tables, by_alias=True, by_name=False, context=context)
+            return model.model_validate(self.tables, context=context)
         except ValidationError as error:
             details = sorted(error.errors(include_url=False), key=lambda detail: self.line(_path(detail)))
             raise ConfigError(self._fault(detail, model) for detail in details) from None
@@ -90,7 +90,10 @@ def _kebab(field: str) -> str:
 
 
 class Table(BaseModel):
-    """Base of every TOML table: strict types, no unknown keys, frozen, keys in kebab-case."""
+    """Base of every TOML table: strict types, no unknown keys, frozen, keys in kebab-case.
+
+    Made from a file's tables only; to vary one in code, ``model_copy(update=...)``.
+    """
 
     model_config = ConfigDict(
         strict=True,
@@ -98,7 +101,6 @@ class Table(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         alias_generator=_kebab,
-        validate_by_name=True,
     )
 
     later: ClassVar[frozenset[str]] = frozenset()

@@ -130,7 +130,7 @@ def _empty_segments(policy: Policy) -> Iterator[Finding]:
 
 def _tests(policy: Policy, now: Wall) -> Iterator[Finding]:
     """Ask :func:`decide` itself, on a mesh where all is well: every node joined, fresh, nothing locked."""
-    members = {name: NodeMember(name, (), "", frozenset(), frozenset()) for name in _nodes_named(policy)}
+    members = {name: NodeMember(name, (), "", (), ()) for name in _nodes_named(policy)}
     snapshot = Snapshot(policy, "", Roster(members, {}), Restrictions(), "")
     for test in policy.tests:
         # "nowhere" is a node that no roster here has.
