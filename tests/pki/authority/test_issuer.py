@@ -1,0 +1,148 @@
+from collections.abc import Callable
+
+import pytest
+
+from pki.authority.issuer import Chain, Issuer, Lifetimes
+from pki.authority.refusal import Refusal, RefusalError
+from pki.clock import DAY, HOUR, MINUTE, Wall
+from pki.spiffe import IdKind
+from pki.statement import Target
+from pki.verify import Identity, verify
+from tests.authority import NOW, TinyCa, new_key
+
+LATER = Wall(NOW + 30 * MINUTE)
+
+
+def anyone(node: str, agent: str) -> bool:
+    return True
+
+
+def identity(ca: TinyCa, chain: Chain, at: Wall = NOW) -> Identity:
+    judgement = verify(chain, ca.bundle, at)
+    assert isinstance(judgement, Identity), judgement
+    return judgement
+
+
+def test_each_kind_has_its_lifetime(ca: TinyCa, issuer: Issuer) -> None:
+    """A session 1 h, a node 24 h, an operator 12 h, counted from the issue."""
+    key = new_key().public_key()
+    chains = (
+        issuer.session(ca.agent(), key, NOW, anyone),
+        issuer.admit(ca.node(), key, NOW),
+        issuer.admit(ca.operator(), key, NOW),
+    )
+    ends = [identity(ca, chain).not_after - NOW for chain in chains]
+    assert ends == [HOUR, DAY, 12 * HOUR]
+    assert Lifetimes(node=5).of(IdKind.NODE) == 5
+
+
+def test_a_certificate_is_written_down_before_it_is_given_away(ca: TinyCa, issuer: Issuer) -> None:
+    """Else it could not be revoked by its serial."""
+    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    second = identity(ca, issuer.renew(first, new_key().public_key(), LATER), LATER)
+    issuer.register.ban(Target(kind="serial", value=second.serial), "s", NOW)
+    assert issuer.register.is_banned(first.id, first.lineage)
+
+
+def test_a_renewal_keeps_the_name_and_the_line(ca: TinyCa, issuer: Issuer) -> None:
+    """A new serial and a new key, the same identity and lineage."""
+    key = new_key()
+    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    second = identity(ca, issuer.renew(first, key.public_key(), LATER), LATER)
+    assert (second.id, second.lineage, second.public_key) == (first.id, first.lineage, key.public_key())
+    assert first.serial == first.lineage != second.serial
+    assert second.not_after == LATER + DAY
+
+
+def test_a_new_token_begins_a_new_line(ca: TinyCa, issuer: Issuer) -> None:
+    """To revoke the serial of the old one does not reach it."""
+    lines = {identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW)).lineage for _ in range(2)}
+    assert len(lines) == 2
+
+
+def test_a_session_keeps_its_line_over_renewals(ca: TinyCa, issuer: Issuer) -> None:
+    """Its node asks for the same session again."""
+    first = identity(ca, issuer.session(ca.agent(), new_key().public_key(), NOW, anyone))
+    second = identity(ca, issuer.session(ca.agent(), new_key().public_key(), LATER, anyone), LATER)
+    assert (second.id, second.lineage) == (ca.agent(), first.lineage)
+    assert second.serial != first.serial
+
+
+def test_only_nodes_renew_themselves(ca: TinyCa, issuer: Issuer) -> None:
+    """An operator comes again with a token, a session is renewed by its node."""
+    key = new_key().public_key()
+    for chain in (issuer.admit(ca.operator(), key, NOW), issuer.session(ca.agent(), key, NOW, anyone)):
+        with pytest.raises(RefusalError, match="not a node") as caught:
+            issuer.renew(identity(ca, chain), key, NOW)
+        assert caught.value.reason is Refusal.NOT_ALLOWED
+
+
+def test_a_session_needs_a_policy_that_lists_its_node(ca: TinyCa, issuer: Issuer) -> None:
+    """The question is asked with the node and the agent of the certificate to be."""
+    asked: list[tuple[str, str]] = []
+
+    def nobody(node: str, agent: str) -> bool:
+        asked.append((node, agent))
+        return False
+
+    with pytest.raises(RefusalError, match="agents-1 hold sessions of agent researcher") as caught:
+        issuer.session(ca.agent(), new_key().public_key(), NOW, nobody)
+    assert caught.value.reason is Refusal.NOT_LISTED
+    assert asked == [("agents-1", "researcher")]
+
+
+def test_a_session_id_is_not_given_twice(ca: TinyCa, issuer: Issuer) -> None:
+    """Another agent or node cannot have the id of a session that exists."""
+    key = new_key().public_key()
+    issuer.session(ca.agent(), key, NOW, anyone)
+    for other in (ca.agent(name="other"), ca.agent(node="agents-2")):
+        with pytest.raises(RefusalError) as caught:
+            issuer.session(other, key, NOW, anyone)
+        assert caught.value.reason is Refusal.SESSION_TAKEN
+
+
+@pytest.mark.parametrize(
+    ("target", "reached"),
+    [
+        (Target(kind="node", value="agents-1"), {"a node", "its renewal", "a session"}),
+        (Target(kind="agent", value="researcher"), {"a session"}),
+        (Target(kind="operator", value="alice"), {"an operator"}),
+    ],
+    ids=str,
+)
+def test_a_banned_identity_gets_no_certificate(
+    ca: TinyCa, issuer: Issuer, target: Target, reached: set[str]
+) -> None:
+    """Neither a first one nor the next one, however it asks; nobody else is touched."""
+    key = new_key().public_key()
+    node = identity(ca, issuer.admit(ca.node(), key, NOW))
+    issuer.register.ban(target, "statement", NOW)
+    asked: dict[str, Callable[[], Chain]] = {
+        "a node": lambda: issuer.admit(ca.node(), key, NOW),
+        "its renewal": lambda: issuer.renew(node, key, NOW),
+        "a session": lambda: issuer.session(ca.agent(), key, NOW, anyone),
+        "an operator": lambda: issuer.admit(ca.operator(), key, NOW),
+    }
+    assert {what for what, ask in asked.items() if reason_of(ask) is Refusal.BANNED} == reached
+
+
+def reason_of(ask: Callable[[], Chain]) -> Refusal | None:
+    try:
+        ask()
+    except RefusalError as error:
+        return error.reason
+    return None
+
+
+def test_a_banned_serial_ends_its_line(ca: TinyCa, issuer: Issuer) -> None:
+    """The node and the session whose certificate was revoked cannot renew it."""
+    key = new_key().public_key()
+    node = identity(ca, issuer.admit(ca.node(), key, NOW))
+    session = identity(ca, issuer.session(ca.agent(), key, NOW, anyone))
+    for number, serial in enumerate((node.serial, session.serial)):
+        issuer.register.ban(Target(kind="serial", value=serial), str(number), NOW)
+    with pytest.raises(RefusalError, match="revoked"):
+        issuer.renew(node, key, NOW)
+    with pytest.raises(RefusalError, match="revoked"):
+        issuer.session(ca.agent(), key, NOW, anyone)
+    issuer.admit(ca.node(), key, NOW)
