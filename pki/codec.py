@@ -35,7 +35,8 @@ def decode(data: bytes, schema: type[T], *, limit: int, what: str) -> T:
 def convert(value: object, schema: type[T], *, what: str) -> T:
     """Builtins as a value of ``schema``; raises RemoteError naming ``what`` and the first bad field."""
     try:
-        return msgspec.convert(value, schema, strict=True)
+        # Without builtin_types, text would pass for bytes as base64: a second spelling of one message.
+        return msgspec.convert(value, schema, strict=True, builtin_types=(bytes,))
     except (msgspec.ValidationError, RecursionError) as error:
         raise RemoteError(f"{what}: {_one_line(str(error))}") from None
 
