@@ -29,14 +29,23 @@ def decode(data: bytes, schema: type[T], *, limit: int, what: str) -> T:
     """The value of ``data`` (at most ``limit`` bytes) by ``schema``; raises RemoteError naming ``what``."""
     if len(data) > limit:
         raise RemoteError(f"{what}: {len(data)} bytes, at most {limit} are allowed")
-    return convert(_unpack(data, limit, what), schema, what=what)
+    return convert_packed(_unpack(data, limit, what), schema, what=what)
+
+
+def convert_packed(value: object, schema: type[T], *, what: str) -> T:
+    """Builtins out of MessagePack as a value of ``schema``; raises RemoteError naming the first bad field."""
+    # Bytes come as bytes there. Text that passed for them, as base64, would be a second spelling of one message.
+    return _convert(value, schema, what, (bytes,))
 
 
 def convert(value: object, schema: type[T], *, what: str) -> T:
-    """Builtins as a value of ``schema``; raises RemoteError naming ``what`` and the first bad field."""
+    """Builtins out of JSON, where bytes are base64, as a value of ``schema``; raises RemoteError likewise."""
+    return _convert(value, schema, what, ())
+
+
+def _convert(value: object, schema: type[T], what: str, as_they_are: tuple[type, ...]) -> T:
     try:
-        # Without builtin_types, text would pass for bytes as base64: a second spelling of one message.
-        return msgspec.convert(value, schema, strict=True, builtin_types=(bytes,))
+        return msgspec.convert(value, schema, strict=True, builtin_types=as_they_are)
     except (msgspec.ValidationError, RecursionError) as error:
         raise RemoteError(f"{what}: {_one_line(str(error))}") from None
 

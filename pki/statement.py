@@ -304,7 +304,7 @@ def parse(raw: bytes) -> Statement:
     kind = KINDS.get(payload.kind)
     if kind is None or kind.body is None:
         return Statement(raw, envelope, payload, None)
-    body = codec.convert(payload.body, kind.body, what=f"statement {payload.kind}")
+    body = codec.convert_packed(payload.body, kind.body, what=f"statement {payload.kind}")
     _check_target(body)
     return Statement(raw, envelope, payload, body)
 

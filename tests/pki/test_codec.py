@@ -88,6 +88,14 @@ def test_what_the_schema_does_not_name_is_refused(value: object) -> None:
         decode(msgpack.packb(value))
 
 
+def test_bytes_are_base64_in_json_and_nowhere_else() -> None:
+    """JSON has no bytes; in MessagePack a second spelling of them would make two messages of one."""
+    value = {"name": "x", "blob": "dGV4dA=="}
+    assert codec.convert(value, Pair, what="pair") == Pair("x", b"text")
+    with pytest.raises(RemoteError, match="Expected `bytes`"):
+        codec.convert_packed(value, Pair, what="pair")
+
+
 def test_an_error_about_remote_bytes_is_one_short_printable_line() -> None:
     """The sender's own keys are quoted in errors, and errors go to logs and terminals."""
     with pytest.raises(RemoteError) as caught:
