@@ -62,6 +62,7 @@ class HttpClient:
         self._stream = stream
         self._name = name
         self._limits = limits or Limits()
+        self._ended = False
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._limits.header_bytes)
 
     async def request(
@@ -82,9 +83,10 @@ class HttpClient:
             raise UnreachableError(f"{self._name}: no answer in time; try again") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             # TLS 1.3 tells a client at its first read only that its certificate was not accepted.
-            why = f" ({error})" if str(error) else ""
-            raise UnreachableError(f"{self._name}: the connection ended before an answer came{why}") from None
+            raise self._ended_early(str(error)) from None
         except h11.RemoteProtocolError:
+            if self._ended:
+                raise self._ended_early() from None
             raise RemoteError(f"{self._name}: its answer is not valid HTTP") from None
         finally:
             await self._tidy()
@@ -129,7 +131,9 @@ class HttpClient:
 
     async def _event(self) -> h11.Event:
         while not isinstance(event := self._http.next_event(), h11.Event):
-            self._http.receive_data(bytes(await self._stream.receive_some(READ_BYTES)))
+            data = await self._stream.receive_some(READ_BYTES)
+            self._ended = not data
+            self._http.receive_data(bytes(data))
         return event
 
     def _judge(self, status: int, body: bytes) -> Response:
@@ -153,6 +157,10 @@ class HttpClient:
             )
         return RefusedError(_printable(error.message))
 
+    def _ended_early(self, why: str = "") -> UnreachableError:
+        detail = f" ({why})" if why else ""
+        return UnreachableError(f"{self._name}: the connection ended before an answer came{detail}")
+
     async def _tidy(self) -> None:
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
@@ -162,17 +170,17 @@ class HttpClient:
             await trio.aclose_forcefully(self._stream)
 
 
-Text = Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE_CHARS)]
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE_CHARS)]
 
 
 class _Fault(msgspec.Struct):
-    where: Text
-    what: Text
-    hint: Text = ""
+    where: _Text
+    what: _Text
+    hint: _Text = ""
 
 
 class _Error(msgspec.Struct):
-    message: Text
+    message: _Text
     faults: Annotated[list[_Fault], msgspec.Meta(max_length=MAX_FAULTS)] = []
 
 
@@ -229,7 +237,7 @@ def _printable(text: str) -> str:
 
 async def _dial(address: str, name: str) -> trio.abc.Stream:
     host, _, port = address.rpartition(":")
-    if not port.isdecimal() or len(port) > 5:
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5):
         raise LocalError(f'{name}: not an address "host:port"')
     try:
         with trio.fail_after(CONNECT_SECONDS):
