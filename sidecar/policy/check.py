@@ -9,7 +9,7 @@ from pki.errors import Fault
 from pki.ids import ID_BYTES, new_id
 from pki.spiffe import SpiffeId
 from sidecar.policy.decide import Request, decide
-from sidecar.policy.idle import cover_of, why_never
+from sidecar.policy.needless import cover_of, why_never
 from sidecar.policy.model import Agent, Policy, Service
 from sidecar.snapshot import Moment, NodeMember, Restrictions, Roster, Snapshot
 from sidecar.toml import did_you_mean

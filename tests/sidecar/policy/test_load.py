@@ -230,17 +230,15 @@ def test_a_policy_that_would_not_fit_in_memory_is_refused() -> None:
     assert said.startswith("policy.toml: its rules name 1002001 pairs of agent and service, at most 1000000")
 
 
-words = st.sampled_from(
-    """
+LINES = """
     [[grants]] [services.a] [agents.b] [[bindings]] [segments.retrieval] [[tests]] [[denies]]
     id='x' agents=['b'] agents=3 services=['a'] segments=['action',1] expires=2000-01-01
     agent='b' service='a' listen=1 nodes=['n'] nodes=[[]] uid=1 target='h:1' uid={}
     segment='action' segment=[] expect='deny' grants=1 services=[1] id=[] agents={}
-    """.split()
-)
+"""
 
 
-@given(st.lists(words, max_size=14))
+@given(st.lists(st.sampled_from(LINES.split()), max_size=14))
 def test_any_file_is_a_policy_or_a_list_of_faults(lines: list[str]) -> None:
     """Whatever is wrong with a file, its author sees where."""
     with suppress(ConfigError):
