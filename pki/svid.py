@@ -165,12 +165,12 @@ def _ca(plan: CaPlan, key: PublicKey, *, path_length: int) -> x509.CertificateBu
 
 def _leaf(plan: LeafPlan, dns: list[x509.DNSName]) -> x509.CertificateBuilder:
     names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(plan.id)), *dns])
+    builder = _for_key(plan.key, plan.serial)
     first = int(plan.lineage, 16) if plan.lineage else plan.serial
     if not is_serial(first):
         raise LocalError(f"certificate of {plan.id}: its lineage is not a serial number")
     return (
-        _for_key(plan.key, plan.serial)
-        .subject_name(x509.Name([]))
+        builder.subject_name(x509.Name([]))
         .add_extension(names, critical=True)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_SIGNS_DATA, critical=True)
