@@ -93,7 +93,7 @@ def verify(chain: Sequence[bytes], bundle: TrustBundle, at: Wall) -> Identity | 
         return Rejected((Mismatch(Rule.UNREADABLE, f"leaf: {error}"),))
     spiffe_id, unfit = check_leaf(leaf, bundle.trust_domain)
     path = _find_path(leaf, tuple(chain[1:]), bundle)
-    wrong = [*_at("leaf", unfit), *path.mismatches, *_wrong_signer(spiffe_id, path)]
+    wrong = [*_found_in("leaf", unfit), *path.mismatches, *_wrong_signer(spiffe_id, path)]
     # Not worth the signature checks when it is refused anyway, which also keeps junk out of what is remembered.
     if not wrong and not _signatures_hold(tuple(each.der for each in path.certificates)):
         wrong.append(Mismatch(Rule.SIGNATURE, "not signed by the certificates that it names"))
@@ -134,13 +134,11 @@ def _over_caps(chain: Sequence[bytes]) -> Mismatch | None:
 def _find_path(leaf: Certificate, presented: tuple[bytes, ...], bundle: TrustBundle) -> _Path:
     """From ``presented``, all that came after the leaf, and the bundle."""
     end = presented[-1] if presented and presented[-1] in bundle.roots else None
-    between = presented[:-1] if end else presented
+    between = presented if end is None else presented[:-1]
     if not between:
         return _up_to_root((leaf,), (), end, bundle)
     if len(between) > 1:
-        return _Path(
-            (leaf,), True, (Mismatch(Rule.CHAIN, "more than one certificate between leaf and root"),)
-        )
+        return _Path((leaf,), True, (Mismatch(Rule.CHAIN, "more than one between leaf and root"),))
     if between[0] not in bundle.issuers:
         return _Path((leaf,), True, (Mismatch(Rule.ISSUER, "not an issuer of the trust bundle"),))
     issuer, unfit = _listed(between[0], "issuer", check_issuer)
@@ -162,9 +160,7 @@ def _up_to_root(
         if end not in (None, der):
             unfit = (*unfit, Mismatch(Rule.CHAIN, "it ends in another root than the one it names as signer"))
         return _Path((*path, root), len(path) > 1, (*wrong, *unfit))
-    return _Path(
-        path, len(path) > 1, (*wrong, Mismatch(Rule.ROOT, "not signed by a root of the trust bundle"))
-    )
+    return _Path(path, len(path) > 1, (*wrong, Mismatch(Rule.ROOT, "no root of the trust bundle signed it")))
 
 
 @lru_cache(maxsize=64)
@@ -176,7 +172,7 @@ def _listed(
         certificate = read(der)
     except RemoteError as error:
         return None, (Mismatch(Rule.UNREADABLE, f"{where}: {error}"),)
-    return certificate, tuple(_at(where, check(certificate)))
+    return certificate, tuple(_found_in(where, check(certificate)))
 
 
 def _wrong_signer(spiffe_id: SpiffeId | None, path: _Path) -> Iterator[Mismatch]:
@@ -210,5 +206,5 @@ def _out_of_time(path: tuple[Certificate, ...], at: Wall) -> Iterator[Mismatch]:
             yield Mismatch(Rule.EXPIRED, where)
 
 
-def _at(where: str, mismatches: Iterable[Mismatch]) -> Iterator[Mismatch]:
+def _found_in(where: str, mismatches: Iterable[Mismatch]) -> Iterator[Mismatch]:
     return (Mismatch(wrong.rule, f"{where}: {wrong.detail}") for wrong in mismatches)
