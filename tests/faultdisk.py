@@ -45,6 +45,15 @@ class FaultDisk:
             after._names[path] = after._durable_names[path] = _Inode(bytearray(kept), kept)
         return after
 
+    @property
+    def paths(self) -> set[Path]:
+        return set(self._names)
+
+    @property
+    def used(self) -> int:
+        """Bytes that stand in all files together."""
+        return sum(len(inode.cached) for inode in self._names.values())
+
     def content(self, path: Path) -> bytes:
         return bytes(self._names[path].cached)
 
@@ -108,7 +117,7 @@ class FaultDisk:
         """What of ``data`` there is room for."""
         if self.room is None:
             return data
-        left = self.room - sum(len(inode.cached) for inode in self._names.values())
+        left = self.room - self.used
         if left <= 0:
             raise OSError(errno.ENOSPC, "no space left on device")
         return data[:left]

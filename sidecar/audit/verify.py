@@ -112,17 +112,11 @@ def _misfit(before: Head | None, previous: Previous) -> str:
     """What is wrong with a header that goes on from ``previous``, where ``before`` is the last record before it."""
     if before is None:
         return ""
-    match previous:
-        case None:
-            return f"begins anew, as if {before.volume} had not been"
-        case Broken():
-            return f"says that {previous.volume} could not be continued: {previous.what}"
-        case Head():
-            return (
-                ""
-                if previous.volume == before.volume
-                else f"goes on from {previous.volume}, which is not here"
-            )
+    if previous is None:
+        return f"begins anew, as if {before.volume} had not been"
+    if isinstance(previous, Broken):
+        return f"says that {previous.volume} could not be continued: {previous.what}"
+    return "" if previous.volume == before.volume else f"goes on from {previous.volume}, which is not here"
 
 
 def _named_by(disk: Disk, path: Path, name: str) -> Head | None:

@@ -86,6 +86,7 @@ def test_made_up_services_do_not_grow_memory_or_log() -> None:
     folded = FoldedRefusals()
     passed = [one for n in range(3 * CAUSES) for one in folded.admit(refusal(n, service=f"s{n}"), now=0)]
     assert len(passed) == CAUSES + LIMIT
+    assert folded.admit(refusal(1, service="s0"), now=0) == [refusal(1, service="s0")]
     assert counts(folded.due(WINDOW)) == [2 * CAUSES - LIMIT]
 
 
