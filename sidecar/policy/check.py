@@ -9,8 +9,8 @@ from pki.errors import Fault
 from pki.ids import ID_BYTES, new_id
 from pki.spiffe import SpiffeId
 from sidecar.policy.decide import Request, decide
-from sidecar.policy.needless import cover_of, why_never
 from sidecar.policy.model import Agent, Policy, Service
+from sidecar.policy.needless import cover_of, why_never
 from sidecar.snapshot import Moment, NodeMember, Restrictions, Roster, Snapshot
 from sidecar.toml import did_you_mean
 
@@ -69,9 +69,10 @@ def _nodes(policy: Policy, roster: Roster | None) -> Iterator[Finding]:
             yield _warning(0, f"no roster at hand, so these nodes were not checked: {', '.join(named)}")
         return
     for entry in _placed(policy):
+        kind = "agent" if isinstance(entry, Agent) else "service"
         for node in sorted(entry.nodes - roster.nodes.keys()):
             hint = did_you_mean(node, roster.nodes) or "join it first"
-            yield _error(entry.line, f"{entry.name}: there is no node {node} in the roster", hint)
+            yield _error(entry.line, f"{kind} {entry.name}: there is no node {node} in the roster", hint)
 
 
 def _placed(policy: Policy) -> tuple[Agent | Service, ...]:

@@ -35,7 +35,7 @@ def load_policy(text: bytes, name: str, limit: int = TOML_BYTES) -> Policy:
         grants=RuleSet(grants),
         denies=RuleSet(denies),
         tests=tuple(
-            Expectation(row.agent, row.service, row.verdict, document.line(("tests", index)))
+            Expectation(row.agent, row.service, row.expect, document.line(("tests", index)))
             for index, row in enumerate(tables.tests)
         ),
     )

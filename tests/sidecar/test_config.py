@@ -52,6 +52,12 @@ def test_listeners_are_one_address_or_a_list(text: str) -> None:
     assert load_node_config(f"{NODE}{text}".encode(), "node.toml").listen == (Address("::1", 1),)
 
 
+def test_a_directory_can_have_an_operator() -> None:
+    """Commands that are given it need no --operator; the path is absolute, they are run from anywhere."""
+    config = load_node_config(f'{NODE}operator = "/d/operators/alice"'.encode(), "node.toml")
+    assert config.operator == "/d/operators/alice"
+
+
 def test_lifetimes_can_be_short() -> None:
     """Tests of renewal need not wait for an hour."""
     config = load_ca_config(f"{CA}[lifetimes]\nsession = '5s'".encode(), "ca.toml")

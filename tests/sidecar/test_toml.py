@@ -43,7 +43,7 @@ class Row(Table):
 
 class Whole(Table):
     name: Name = "a"
-    where: AddressField = Address("localhost", 1)
+    where: Annotated[AddressField, Field(validate_default=True)] = Address("localhost", 1)
     count: Annotated[int, Field(ge=1, le=9)] = 1
     ratio: float = 0.5
     flag: bool = False
