@@ -32,6 +32,7 @@ Value = str | int | bool | None | list["Value"] | dict[str, "Value"]
 Facts = Mapping[str, Value]
 NO_FACTS: Facts = MappingProxyType({})
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _RESERVED = frozenset({"schema", "kind", "at", "node", "seq", "chain"})
 
 
@@ -112,6 +113,8 @@ class Subject:
     segment: str = ""
     peer: str = ""
     """The other node, verified."""
+    trace: str = ""
+    """Its traceparent (W3C Trace Context)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +259,7 @@ def canonical(value: Facts) -> bytes:
 
 def encode(checked: Value | Facts) -> bytes:
     """RFC 8785 bytes of a value that is known to keep the limits."""
-    return json.dumps(checked, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _ENCODER.encode(checked).encode()
 
 
 def _checked(value: object, depth: int) -> Value:

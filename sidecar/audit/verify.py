@@ -54,10 +54,12 @@ class Report:
 
 
 def verify_folder(folder: Path, disk: Disk | None = None) -> Report:
-    """Check the volumes in ``folder`` up to the first bad record; raises LocalError when one cannot be read."""
+    """Check the volumes in ``folder`` up to the first bad record; raises LocalError when it cannot, or holds none."""
     disk = disk or RealDisk()
     try:
         names = volume_names(disk, folder)
+        if not names:  # a mistyped folder, or an emptied one, must not pass for a right log
+            raise LocalError(f"{folder}: holds no audit volumes (*.jsonl); name a folder that does")
         report = Report(volumes=len(names))
         for name, following in zip_longest(names, names[1:]):
             size = extent(disk, folder / name)

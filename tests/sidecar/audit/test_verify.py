@@ -34,12 +34,21 @@ def test_a_right_log_is_complete_up_to_its_head() -> None:
     assert "a cut-off tail needs witnesses" in report.provable
 
 
-def test_an_empty_folder_shows_nothing() -> None:
-    """No record is not the same as no fault."""
+def test_a_folder_without_volumes_does_not_pass() -> None:
+    """Deleting all of a log is not a way to make it right."""
     disk = FaultDisk()
     disk.make_folder(FOLDER)
-    assert verify_folder(FOLDER, disk) == Report()
-    assert "nothing is shown" in Report().provable
+    with pytest.raises(LocalError, match="holds no audit volumes"):
+        verify_folder(FOLDER, disk)
+
+
+def test_a_volume_caught_at_its_beginning_shows_nothing() -> None:
+    """No record is not the same as no fault."""
+    disk, [first] = write_log(0)
+    disk.put(first, b'{"at":17')
+    report = verify_folder(FOLDER, disk)
+    assert (report.records, report.torn, report.first_bad) == (0, 8, None)
+    assert "nothing is shown" in report.provable
 
 
 def test_a_folder_that_is_not_there_is_an_error_of_one_line(tmp_path: Path) -> None:
