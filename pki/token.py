@@ -13,7 +13,7 @@ import msgspec
 
 from pki import codec
 from pki.errors import RemoteError
-from pki.spiffe import is_trust_domain
+from pki.spiffe import MAX_SPIFFE_ID_BYTES, IdKind, SpiffeId
 
 PREFIX = "lgt1."
 SECRET_BYTES = 16
@@ -27,9 +27,12 @@ Pin = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """``addresses`` are ``host:port`` of the CA's API, ``pins`` SHA-256 of root SPKIs, ``secret`` 16 random bytes."""
+    """An invitation for ``member``, a node or an operator.
 
-    trust_domain: str
+    ``addresses`` are ``host:port`` of the CA's API, ``pins`` SHA-256 of root SPKIs, ``secret`` 16 random bytes.
+    """
+
+    member: SpiffeId
     addresses: tuple[str, ...]
     pins: frozenset[bytes]
     secret: bytes = field(repr=False)
@@ -46,14 +49,13 @@ class Token:
             body = codec.decode(_decode(text[len(PREFIX) :]), _Body, limit=MAX_TOKEN_CHARS, what="token")
         except (RemoteError, ValueError):
             raise RemoteError(f"token: cut short or damaged; {_HINT}") from None
-        if not is_trust_domain(body.trust_domain):
-            raise RemoteError(f"token: its trust domain is not a name; {_HINT}")
-        return cls(body.trust_domain, tuple(body.ca), frozenset(body.pins), body.secret)
+        member = _member(body.member)
+        return cls(member, tuple(body.ca), frozenset(body.pins), body.secret)
 
     def encode(self) -> str:
         """The token as text. It holds the secret: print it once, to whom it is for."""
         body = _Body(
-            trust_domain=self.trust_domain,
+            member=str(self.member),
             ca=list(self.addresses),
             pins=sorted(self.pins),
             secret=self.secret,
@@ -65,10 +67,20 @@ _HINT = "copy the whole line that `lockgate token create` printed"
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    trust_domain: str
+    member: Annotated[str, msgspec.Meta(max_length=MAX_SPIFFE_ID_BYTES)]
     ca: Annotated[list[HostPort], msgspec.Meta(min_length=1, max_length=MAX_ADDRESSES)]
     pins: Annotated[list[Pin], msgspec.Meta(min_length=1, max_length=MAX_PINS)]
     secret: Annotated[bytes, msgspec.Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
+
+
+def _member(text: str) -> SpiffeId:
+    try:
+        member = SpiffeId.parse(text)
+    except RemoteError:
+        member = None
+    if member is None or member.kind not in (IdKind.NODE, IdKind.OPERATOR):
+        raise RemoteError(f"token: is for no node and no operator; {_HINT}")
+    return member
 
 
 def _decode(text: str) -> bytes:

@@ -61,7 +61,7 @@ class Enrolment:
             raise LocalError(f"token: {member} was revoked; unrevoke it first, or choose another name")
         secret = self.issuer.entropy(SECRET_BYTES)
         self.issuer.register.add_token(_hash(secret), invitation, at)
-        return Token(member.trust_domain, addresses, self.issuer.authority.pins, secret)
+        return Token(member, addresses, self.issuer.authority.pins, secret)
 
     def redeem(self, secret: bytes, trust_domain: str, key: PublicKey, at: Wall) -> Admission:
         """Let in whoever holds this secret, of a token for ``trust_domain``, and ``key``; raises RefusalError."""

@@ -7,11 +7,14 @@ from hypothesis import strategies as st
 
 from pki import codec
 from pki.errors import RemoteError
+from pki.spiffe import SpiffeId
+from pki.spiffe import SpiffeId
 from pki.token import MAX_TOKEN_CHARS, PREFIX, Token
 
 SECRET = bytes(range(16))
-TOKEN = Token("example.org", ("127.0.0.1:7444", "[::1]:7444"), frozenset({b"p" * 32}), SECRET)
-FIELDS = {"trust_domain": "example.org", "ca": ["ca:7444"], "pins": [b"p" * 32], "secret": SECRET}
+MEMBER = SpiffeId.for_node("example.org", "tools-1")
+TOKEN = Token(MEMBER, ("127.0.0.1:7444", "[::1]:7444"), frozenset({b"p" * 32}), SECRET)
+FIELDS = {"member": str(MEMBER), "ca": ["ca:7444"], "pins": [b"p" * 32], "secret": SECRET}
 
 
 def spelled(value: object) -> str:
@@ -30,7 +33,7 @@ def test_a_token_survives_the_trip_through_text() -> None:
 )
 def test_every_token_has_one_spelling(secret: bytes, pins: frozenset[bytes]) -> None:
     """encode is the inverse of parse."""
-    token = Token("td", ("ca:1",), pins, secret)
+    token = Token(MEMBER, ("ca:1",), pins, secret)
     assert Token.parse(token.encode()).encode() == token.encode()
 
 
@@ -55,7 +58,7 @@ def test_the_secret_is_never_shown() -> None:
         pytest.param(PREFIX + "A" * MAX_TOKEN_CHARS, id="too long"),
         pytest.param(spelled([1, 2]), id="no map"),
         pytest.param(spelled({**FIELDS, "more": 1}), id="an unknown key"),
-        pytest.param(spelled({**FIELDS, "trust_domain": "Not A Domain"}), id="no trust domain"),
+        pytest.param(spelled({**FIELDS, "member": "spiffe://example.org/ca/main"}), id="for a CA"),
         pytest.param(spelled({**FIELDS, "ca": []}), id="no address"),
         pytest.param(spelled({**FIELDS, "ca": ["ca:7444"] * 9}), id="too many addresses"),
         pytest.param(spelled({**FIELDS, "ca": ["ca"]}), id="no port"),

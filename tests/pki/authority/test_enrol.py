@@ -42,7 +42,7 @@ def test_a_token_lets_in_the_one_it_names(ca: TinyCa, enrolment: Enrolment, invi
     """Name, kind and roles are the token's; the key is the newcomer's."""
     token = enrolment.create(invitation, ADDRESSES, NOW)
     key = new_key().public_key()
-    admission = enrolment.redeem(token.secret, token.trust_domain, key, NOW)
+    admission = enrolment.redeem(token.secret, token.member.trust_domain, key, NOW)
     judgement = verify(admission.chain, ca.bundle, NOW)
     assert isinstance(judgement, Identity)
     assert judgement.id == admission.id
@@ -54,7 +54,7 @@ def test_a_token_lets_in_the_one_it_names(ca: TinyCa, enrolment: Enrolment, invi
 def test_a_token_carries_what_a_newcomer_needs(ca: TinyCa, enrolment: Enrolment) -> None:
     """Where the CA is, and the pin of its root; through text and back."""
     token = Token.parse(enrolment.create(NODE, ADDRESSES, NOW).encode())
-    assert (token.trust_domain, token.addresses) == (TRUST_DOMAIN, ADDRESSES)
+    assert (token.member, token.addresses) == (ca.node(), ADDRESSES)
     assert token.pins == {spki_sha256(ca.root.key.public_key())}
 
 

@@ -1,0 +1,144 @@
+"""The CA's daemon: its API for enrolment and operators (7444), and its place in the mesh (7446)."""
+
+import secrets
+from collections.abc import Iterable
+
+import structlog
+import trio
+from OpenSSL import SSL
+
+from pki.authority.enrol import Enrolment
+from pki.authority.issuer import Issuer, Lifetimes
+from pki.authority.keystore import REGISTER_FILE, Authority, open_online
+from pki.authority.register import Register
+from pki.authority.service import Hooks, application, serve
+from pki.authority.signer import StatementSigner
+from pki.clock import SystemClock
+from pki.errors import LocalError, LockgateError
+from pki.tls.context import ClientCertificate, make_context
+from sidecar import lifecycle, log, systemd
+from sidecar.ca.control import ca_app
+from sidecar.ca.office import Office
+from sidecar.config import CaConfig, load_ca_config
+from sidecar.control.unix import listen_unix, serve_unix
+from sidecar.gossip.journal import Journal
+from sidecar.gossip.links import Contact
+from sidecar.gossip.member import Member
+from sidecar.identity import Credential
+from sidecar.net import dial_tcp
+from sidecar.objects import Objects
+from sidecar.overlay import Overlay, Standing
+from sidecar.paths import Paths
+from sidecar.peering import Caps, Peering, is_member_identity
+
+ADMIN_MODE = 0o660
+
+_log = structlog.get_logger(__name__)
+
+
+def read_config(paths: Paths) -> CaConfig:
+    """ca.toml; raises LocalError when there is none, ConfigError when it is wrong."""
+    try:
+        data = paths.ca_toml.read_bytes()
+    except OSError as error:
+        raise LocalError(f"{paths.ca_toml}: {error.strerror}; run: lockgate ca init") from None
+    return load_ca_config(data, str(paths.ca_toml))
+
+
+async def run(paths: Paths) -> None:
+    """Serve until told to stop; raises LocalError or ConfigError when it cannot start."""
+    config = read_config(paths)
+    log.configure(config.log_level)
+    lifecycle.make_folders(paths)
+    clock = SystemClock()
+    authority = open_online(paths.authority_dir)
+    register = Register.open(paths.authority_dir / REGISTER_FILE)
+    objects = Objects(paths.objects)
+    signer = StatementSigner(authority, register)
+    office = Office(signer, objects, clock, dev=config.dev)
+    member = Member(Journal(paths.statements), objects, authority.bundle, clock, office)
+    office.member = member
+    peering = _peering(config, authority, member, clock)
+    office.send = peering.send
+    lifetimes = Lifetimes(config.lifetimes.node, config.lifetimes.session, config.lifetimes.operator)
+    issuer = Issuer(authority, register, secrets.token_bytes, lifetimes)
+    hooks = Hooks(
+        may_issue=office.may_issue,
+        publish=office.publish,
+        roles_of=office.roles_of,
+        apply_policy=office.apply_policy,
+        lift=office.lift,
+        control_address=str((config.control_advertise or config.control_listen)[0]),
+        clock=clock,
+        note=_note,
+    )
+    api = await lifecycle.listen_all(config.listen, "CA port")
+    control = await lifecycle.listen_all(config.control_listen, "CA control port")
+    admin = listen_unix(paths.admin_sock, ADMIN_MODE)
+    await member.restore(lifecycle.boot_id())
+    async with trio.open_nursery() as nursery:
+        context = _api_context(authority)
+        app = application(issuer, hooks)
+        nursery.start_soon(serve, api, app, lambda: context, lambda: member.bundle, clock)
+        admin_app = ca_app(config, member, peering, Enrolment(issuer), clock)
+        nursery.start_soon(serve_unix, admin, admin_app)
+        nursery.start_soon(peering.run, control, _no_contacts, lifecycle.boot_id())
+        nursery.start_soon(office.adopt_all)
+        nursery.start_soon(office.beat)
+        _log.info("serving", ca=config.name, listen=[str(one) for one in config.listen])
+        systemd.notify("READY=1")
+        await lifecycle.until_stopped(lifecycle.Signals(lambda: _reload(paths), _no_drain))
+        nursery.cancel_scope.cancel()
+    lifecycle.remove_sockets(paths.admin_sock)
+
+
+def _peering(config: CaConfig, authority: Authority, member: Member, clock: SystemClock) -> Peering:
+    own = Credential(authority.id, (authority.tls.certificate,), authority.tls.key)
+
+    def standing() -> Standing:
+        snapshot = member.snapshot
+        return Standing(
+            credential=own,
+            bundle=member.bundle,
+            now=member.moment().now,
+            is_member=lambda identity: is_member_identity(identity, snapshot),
+        )
+
+    overlay = Overlay(standing, dial_tcp, clock)
+    caps = Caps(config.limits.handshakes, config.limits.handshakes_per_address)
+    return Peering(authority.id, overlay, member, caps, None)
+
+
+def _api_context(authority: Authority) -> SSL.Context:
+    return make_context(
+        anchors=authority.bundle.roots,
+        chain=(authority.tls.certificate,),
+        key=authority.tls.key,
+        server_side=True,
+        client_certificate=ClientCertificate.OPTIONAL,
+    )
+
+
+async def _reload(paths: Paths) -> None:
+    """Check the file and take up its log level; all else of the CA needs a restart."""
+    try:
+        config = read_config(paths)
+    except LockgateError as error:
+        _log.error("reload refused, the old configuration stays", why=str(error))
+    else:
+        log.configure(config.log_level)
+        _log.info("reloaded")
+
+
+async def _no_drain() -> None:
+    """The CA carries no streams: nothing to wait for."""
+
+
+def _no_contacts() -> Iterable[Contact]:
+    """Nodes dial the CA."""
+    return ()
+
+
+def _note(event: dict[str, object]) -> None:
+    facts = dict(event)
+    _log.info(str(facts.pop("event", "event")), **facts)

@@ -1,0 +1,215 @@
+"""lockgate join: become a node or an operator, by a token."""
+
+import base64
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import trio
+
+from pki import chain as chains
+from pki import keys
+from pki.bundle import TrustBundle
+from pki.clock import SystemClock
+from pki.errors import LocalError, LockgateError, RemoteError, UnreachableError
+from pki.http.client import connect_ca, fetch_bundle
+from pki.spiffe import IdKind
+from pki.spki import Key, spki_sha256
+from pki.statement import Statement
+from pki.token import MAX_TOKEN_CHARS, Token
+from pki.verify import Identity, verify
+from sidecar import defaults
+from sidecar.address import Address
+from sidecar.cli.settings import Settings, operator_home, settings_options
+from sidecar.exits import Exit
+from sidecar.gossip.journal import Journal
+from sidecar.identity import CHAIN_FILE, KEY_FILE, Credential, named, save_bundle
+from sidecar.operator import passphrase, save_facts
+from sidecar.session.enrol import certificate_request
+from sidecar.version import VERSION
+from sidecar.wire import Feature
+
+
+@click.command()
+@click.argument("source", metavar="-", required=False, type=click.Choice(["-"]))
+@click.option("--token-file", type=click.Path(path_type=Path), help="Read the token from this file.")
+@click.option("--listen", help="Node: take overlay connections here (default 0.0.0.0:7443).")
+@click.option("--advertise", help="Node: where peers reach this node (default: the address that reaches the CA).")
+@click.option("--no-passphrase", is_flag=True, help="Operator: keep the key without a passphrase.")
+@settings_options
+def join(
+    settings: Settings,
+    source: str | None,
+    token_file: Path | None,
+    listen: str | None,
+    advertise: str | None,
+    no_passphrase: bool,
+) -> int:
+    """Join the mesh with a token, from standard input (-) or --token-file. Safe to repeat."""
+    token = Token.parse(_read_token(source, token_file))
+    place = Addresses.chosen(listen, advertise, token)
+    if token.member.kind is IdKind.NODE:
+        trio.run(_join_node, settings, token, place)
+    else:
+        trio.run(_join_operator, settings, token, no_passphrase)
+    return Exit.YES
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a node listens, and where it tells others that it does."""
+
+    listen: Address
+    advertise: Address
+
+    @classmethod
+    def chosen(cls, listen: str | None, advertise: str | None, token: Token) -> "Addresses":
+        here = Address.parse(listen) if listen else Address("0.0.0.0", defaults.OVERLAY_PORT)  # noqa: S104 - mTLS
+        if advertise:
+            return cls(here, Address.parse(advertise))
+        if here.host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            return cls(here, Address(_own_host(Address.parse(token.addresses[0])), here.port))
+        return cls(here, here)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What the CA answered."""
+
+    identity: Identity
+    key: Key
+    bundle: TrustBundle
+    bundle_statement: Statement
+    ca: str
+    control: str
+
+
+async def _join_node(settings: Settings, token: Token, place: Addresses) -> None:
+    paths = settings.paths
+    folder = paths.identity_dir
+    if (folder / CHAIN_FILE).exists():
+        await _already_joined(settings, token, folder)
+        return
+    joined = await _enrol(token, _kept_key(folder, None), [str(place.advertise)])
+    Credential(joined.identity.id, joined.identity.chain, joined.key).save(folder)
+    save_bundle(joined.bundle_statement.raw, folder)
+    Journal(paths.statements, create=True).close()
+    if not paths.node_toml.exists():
+        paths.etc.mkdir(parents=True, exist_ok=True)
+        paths.node_toml.write_text(_node_toml(token, joined, place))
+    you = await _self_test(joined.ca, joined.bundle, joined.identity.chain, joined.key)
+    body = {"id": str(joined.identity.id), "kind": "node", "not_after": joined.identity.not_after, "self_test": you}
+    settings.emit(body, f"joined as {joined.identity.id}; the CA at {joined.ca} knows this node\nnext: lockgate run")
+
+
+async def _join_operator(settings: Settings, token: Token, no_passphrase: bool) -> None:
+    home = operator_home() / token.member.trust_domain / token.member.name
+    folder = Path(settings.operator) if settings.operator else home
+    if (folder / CHAIN_FILE).exists():
+        await _already_joined(settings, token, folder)
+        return
+    secret = None if no_passphrase else passphrase("passphrase for the new credential", confirm=True)
+    joined = await _enrol(token, _kept_key(folder, secret), [])
+    Credential(joined.identity.id, joined.identity.chain, joined.key).save(folder, secret)
+    save_bundle(joined.bundle_statement.raw, folder)
+    save_facts(folder, joined.ca, encrypted=secret is not None)
+    await _self_test(joined.ca, joined.bundle, joined.identity.chain, joined.key)
+    body = {"id": str(joined.identity.id), "kind": "operator", "folder": str(folder)}
+    settings.emit(body, f"joined as {joined.identity.id}; the credential is in {folder}")
+
+
+async def _already_joined(settings: Settings, token: Token, folder: Path) -> None:
+    """A repeat changes nothing. A token of another mesh or for another name is a mistake, not a repeat."""
+    held = named(chains.from_pem((folder / CHAIN_FILE).read_bytes())[0])
+    if held != token.member:
+        raise LocalError(f"{folder}: holds {held} already; use another --dir for {token.member}")
+    settings.emit({"id": str(held), "kind": held.kind.value}, f"already joined as {held}; nothing changed")
+
+
+async def _enrol(token: Token, key: Key, addresses: list[str]) -> Joined:
+    """Redeem the token at the first of its addresses that answers."""
+    problem: LockgateError = UnreachableError("token: it names no address of the CA")
+    for address in token.addresses:
+        try:
+            statement, bundle = await fetch_bundle(address, token.pins)
+        except UnreachableError as error:
+            problem = error
+            continue
+        request = {
+            "secret": token.secret,
+            "csr": certificate_request(key),
+            "addresses": addresses,
+            "version": VERSION,
+            "features": list(Feature.ALL),
+            "trust_domain": token.member.trust_domain,
+        }
+        async with await connect_ca(address, bundle, (), None, SystemClock()) as client:
+            answer = (await client.request("POST", "/v1/enrol", json=request)).json
+        identity = _checked(answer, token, bundle, key)
+        return Joined(identity, key, bundle, statement, address, str(answer["control"]))
+    raise problem
+
+
+def _checked(answer: dict[str, object], token: Token, bundle: TrustBundle, key: Key) -> Identity:
+    chain = answer.get("chain")
+    certificates = [base64.b64decode(str(one)) for one in chain] if isinstance(chain, list) else []
+    identity = verify(certificates, bundle, SystemClock().wall())
+    if not isinstance(identity, Identity):
+        raise RemoteError(f"CA: the certificate it sent is no good: {identity}")
+    if identity.id != token.member:
+        raise RemoteError(f"CA: sent a certificate for {identity.id}, not for {token.member}")
+    if identity.spki_sha256 != spki_sha256(key.public_key()):
+        raise RemoteError("CA: sent a certificate for another key")
+    return identity
+
+
+async def _self_test(ca: str, bundle: TrustBundle, chain: tuple[bytes, ...], key: Key) -> str:
+    """Speak to the CA with the new certificate; it says who it takes us for."""
+    async with await connect_ca(ca, bundle, chain, key, SystemClock()) as client:
+        answer = (await client.request("GET", "/v1/status")).json
+    return str(answer["you"]["spiffe_id"])
+
+
+def _kept_key(folder: Path, secret: bytes | None) -> Key:
+    """The key is on disk before it is used: a token that was spent for it is not lost with this process."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / KEY_FILE
+    if path.exists():
+        return keys.load(path, secret)
+    key = keys.generate()
+    keys.save(key, path, secret)
+    return key
+
+
+def _read_token(source: str | None, file: Path | None) -> str:
+    if (source is None) == (file is None):
+        raise click.UsageError("give the token on standard input (lockgate join -) or with --token-file, not both")
+    try:
+        return sys.stdin.read(MAX_TOKEN_CHARS + 2) if file is None else file.read_text()[: MAX_TOKEN_CHARS + 2]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalError(f"token: {file or 'standard input'}: {getattr(error, 'strerror', 'not text')}") from None
+
+
+def _own_host(ca: Address) -> str:
+    """The address of this machine that reaches the CA. Nothing is sent."""
+    try:
+        family = socket.AF_INET6 if ":" in ca.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((ca.host, ca.port))
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise UnreachableError(f"CA {ca}: {error.strerror or error}; give --advertise to join without") from None
+
+
+def _node_toml(token: Token, joined: Joined, place: Addresses) -> str:
+    return (
+        "# Written by `lockgate join`. All keys: config/node.toml in the source, docs/ in the package.\n"
+        f'name = "{joined.identity.id.name}"\n'
+        f'trust-domain = "{token.member.trust_domain}"\n'
+        f'ca = "{joined.ca}"\n'
+        f'ca-control = "{joined.control}"\n'
+        f'listen = "{place.listen}"\n'
+        f'advertise = "{place.advertise}"\n'
+    )

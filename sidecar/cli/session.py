@@ -1,0 +1,87 @@
+"""lockgate session start | exec | ls | end"""
+
+import os
+from typing import Any
+
+import click
+
+from pki.errors import LockgateError
+from sidecar.cli.node import clock_time
+from sidecar.cli.settings import Settings, settings_options
+from sidecar.control.client import call
+from sidecar.exits import Exit
+
+
+@click.group()
+@settings_options
+def session(settings: Settings) -> None:
+    """Runs of agents on this node."""
+
+
+@session.command()
+@click.option("--agent", required=True, help="The agent of the policy that this is a run of.")
+@settings_options
+def start(settings: Settings, agent: str) -> int:
+    """Start a session: processes of the agent's uid may use its bindings from now on."""
+    answer = call(settings.paths.agent_sock, "POST", "/v1/sessions", {"agent": agent})
+    settings.emit(answer, "\n".join([answer["session"], *(f"  {n} {a}" for n, a in answer["services"].items())]))
+    return Exit.YES
+
+
+@session.command(name="exec", context_settings={"ignore_unknown_options": True})
+@click.option("--agent", required=True, help="The agent of the policy that this is a run of.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@settings_options
+def execute(settings: Settings, agent: str, command: tuple[str, ...]) -> int:
+    """Run COMMAND as a session of its own, which ends with it; its exit code is passed on."""
+    from sidecar.session.execute import run_command
+
+    sock = settings.paths.agent_sock
+    try:
+        started = call(sock, "POST", "/v1/sessions", {"agent": agent, "own_cgroup": True})
+    except LockgateError as error:
+        click.echo(f"lockgate: {error}", err=True)
+        return Exit.EXEC_FAILED
+    try:
+        return run_command(list(command), environment(started), started["uid"])
+    finally:
+        try:
+            call(sock, "DELETE", f"/v1/sessions/{started['session']}")
+        except LockgateError as error:
+            click.echo(f"lockgate: the session could not be ended: {error}", err=True)
+
+
+@session.command(name="ls")
+@settings_options
+def list_sessions(settings: Settings) -> int:
+    """Your own sessions on this node; all of them for root."""
+    answer = call(settings.paths.agent_sock, "GET", "/v1/sessions")
+    lines = [
+        f"{one['session']}  {one['agent']}  uid {one['uid']}  known by {one['attribution']}"
+        f"  until {clock_time(one['not_after'])}"
+        for one in answer["sessions"]
+    ]
+    settings.emit(answer, "\n".join(lines))
+    return Exit.YES
+
+
+@session.command()
+@click.argument("session_id")
+@settings_options
+def end(settings: Settings, session_id: str) -> int:
+    """End a session here and, by revocation, everywhere."""
+    answer = call(settings.paths.agent_sock, "DELETE", f"/v1/sessions/{session_id}")
+    settings.emit(answer, f"ended {session_id}")
+    return Exit.YES
+
+
+def environment(started: dict[str, Any]) -> dict[str, str]:
+    """What a session's command finds in its environment."""
+    found = dict(os.environ)
+    found["LOCKGATE_SESSION"] = started["session"]
+    for service, address in started["services"].items():
+        found[f"LOCKGATE_{service.upper().replace('-', '_')}_ADDR"] = address
+    found["TRACEPARENT"] = started["traceparent"]
+    return found
+
+

@@ -1,0 +1,112 @@
+"""The admin socket of a node: reads, and what an operator signed. 0660, root and group lockgate."""
+
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pki.errors import RefusedError
+from sidecar.control import statements
+from sidecar.control.unix import ERROR_HANDLERS, answer
+from sidecar.node import Node
+from sidecar.proxy.streams import Live
+from sidecar.reasons import Reason
+
+
+def admin_app(node: Node) -> Starlette:
+    """The API of admin.sock."""
+
+    async def status(request: Request) -> Response:
+        return answer(status_of(node))
+
+    async def streams(request: Request) -> Response:
+        return answer({"streams": [_stream(live) for live in node.carrier.table]})
+
+    async def cut(request: Request) -> Response:
+        live = node.carrier.table.find(request.path_params["id"])
+        if live is None:
+            raise RefusedError(f"stream {request.path_params['id']}: not live here")
+        live.cut(Reason.LOCKED, "stream cut by admin")
+        return answer({"stream": live.id})
+
+    return Starlette(
+        routes=[
+            Route("/v1/status", status),
+            Route("/v1/streams", streams),
+            Route("/v1/streams/{id}/cut", cut, methods=["POST"]),
+            *statements.routes(node.member, node.trust_domain),
+        ],
+        exception_handlers=ERROR_HANDLERS,
+    )
+
+
+def status_of(node: Node) -> dict[str, Any]:
+    """What ``lockgate status --json`` prints. Times are wall time in microseconds."""
+    member = node.member
+    moment = member.moment()
+    audit = node.seams.audit
+    return {
+        "role": "node",
+        "name": node.name,
+        "id": str(node.credential.id),
+        "dev": node.config.dev,
+        "ready": not member.unready and member.snapshot.policy is not None and moment.as_of is not None,
+        "unready": member.unready,
+        "draining": node.draining,
+        "not_after": node.own_not_after,
+        "peers": node.peering.links.peers,
+        "wall": moment.wall,
+        "floor": moment.floor,
+        "fresh_as_of": moment.as_of,
+        "policy": {
+            "sequence": member.loaded.sequence,
+            "digest": member.loaded.digest,
+            "fault": member.loaded.fault,
+        },
+        "segments": _segments(node),
+        "bindings": [
+            {
+                "agent": entrance.binding.agent,
+                "service": entrance.binding.service,
+                "port": entrance.binding.port,
+                "problem": entrance.problem,
+            }
+            for entrance in node.bindings.entrances
+        ],
+        "sessions": len(node.sessions),
+        "streams": len(node.carrier.table),
+        "pool": {"dialled": node.pool.dialled, "reused": node.pool.reused},
+        "audit": {
+            "available": audit.available,
+            "lost": audit.lost,
+            "trouble": audit.trouble,
+            "broken": audit.broken,
+        },
+        "refused": dict(node.peering.refusals.counts),
+        "statements": len(member.store),
+        "declined": member.declined,
+        **statements.restrictions_of(member.snapshot, member.floor),
+    }
+
+
+def _segments(node: Node) -> dict[str, dict[str, Any]]:
+    policy, moment = node.member.snapshot.policy, node.member.moment()
+    return {
+        name: {"fresh": moment.is_fresh(segment.stale_after), "until": moment.fresh_until(segment.stale_after)}
+        for name, segment in (policy.segments if policy else {}).items()
+    }
+
+
+def _stream(live: Live) -> dict[str, Any]:
+    return {
+        "stream": live.id,
+        "session": live.request.session.session,
+        "agent": live.request.session.name,
+        "service": live.request.service,
+        "peer": live.peer,
+        "open": live.is_open,
+        "bytes_in": live.bytes_in,
+        "bytes_out": live.bytes_out,
+    }

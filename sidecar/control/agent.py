@@ -1,0 +1,89 @@
+"""The agent socket of a node, open to every local user: a caller sees and ends its own sessions only."""
+
+from typing import Annotated, Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pki.codec import convert
+from pki.errors import RefusedError
+from sidecar.control.unix import ERROR_HANDLERS, answer, caller_of, is_root
+from sidecar.node import Node
+from sidecar.peercred import PeerCred
+from sidecar.session.sessions import Session
+
+
+class StartSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``own_cgroup``: the caller's process (and what it starts) is to be known by a cgroup of the session's own."""
+
+    agent: Annotated[str, msgspec.Meta(max_length=63)]
+    own_cgroup: bool = False
+
+
+def agent_app(node: Node) -> Starlette:
+    """The API of agent.sock."""
+
+    async def start(request: Request) -> Response:
+        wanted = convert(await request.json(), StartSession, what="session start")
+        caller = caller_of(request)
+        uid = _entitled_uid(node, wanted.agent, caller)
+        session = await node.start_session(wanted.agent, uid)
+        if wanted.own_cgroup:
+            session = node.move_into_cgroup(session, caller.pid)
+        return answer(_started(node, session), 201)
+
+    async def show(request: Request) -> Response:
+        mine = [session for session in node.sessions if _is_own(session, caller_of(request))]
+        return answer({"sessions": [_session(session) for session in mine]})
+
+    async def end(request: Request) -> Response:
+        session = node.sessions.find(request.path_params["id"])
+        if session is None or not _is_own(session, caller_of(request)):
+            raise RefusedError(f"session {request.path_params['id']}: you have no such session on this node")
+        node.end_session(session)
+        return answer(_session(session))
+
+    return Starlette(
+        routes=[
+            Route("/v1/sessions", start, methods=["POST"]),
+            Route("/v1/sessions", show, methods=["GET"]),
+            Route("/v1/sessions/{id}", end, methods=["DELETE"]),
+        ],
+        exception_handlers=ERROR_HANDLERS,
+    )
+
+
+def _entitled_uid(node: Node, agent: str, caller: PeerCred) -> int:
+    """The uid that the session will be of; raises RefusedError unless the caller is that agent's user, or root."""
+    uid = node.uid_of(agent)
+    if uid is None:
+        raise RefusedError(f"agent {agent}: not in the policy, or its user is unknown on node {node.name}")
+    if caller.uid not in (0, uid):
+        raise RefusedError(f"agent {agent}: runs as uid {uid}, and you are uid {caller.uid}")
+    return uid
+
+
+def _is_own(session: Session, caller: PeerCred) -> bool:
+    return caller.uid == session.uid or is_root(caller)
+
+
+def _session(session: Session) -> dict[str, Any]:
+    return {
+        "session": session.id.session,
+        "agent": session.id.name,
+        "id": str(session.id),
+        "uid": session.uid,
+        "started": session.started,
+        "not_after": session.identity.not_after,
+        "attribution": "cgroup" if session.cgroup else "uid",
+    }
+
+
+def _started(node: Node, session: Session) -> dict[str, Any]:
+    policy = node.member.snapshot.policy
+    bindings = policy.bindings_on(node.name) if policy else ()
+    mine = {b.service: f"127.0.0.1:{b.port}" for b in bindings if b.agent == session.id.name}
+    return {**_session(session), "services": mine}

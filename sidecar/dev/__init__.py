@@ -1,0 +1,1 @@
+"""``lockgate dev``: a whole mesh on this machine, to try and to test with. Nothing here is for production."""

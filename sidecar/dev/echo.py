@@ -1,0 +1,28 @@
+"""A TCP echo tool: sends back what it gets, ends when its client ends. ``python -m sidecar.dev.echo PORT``."""
+
+import sys
+
+import trio
+
+CHUNK_BYTES = 65_536
+
+
+async def _echo(stream: trio.SocketStream) -> None:
+    try:
+        async with stream:
+            async for chunk in stream:
+                await stream.send_all(chunk)
+            await stream.send_eof()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # The client was cut off.
+
+
+def main() -> None:
+    try:
+        trio.run(lambda: trio.serve_tcp(_echo, int(sys.argv[1]), host="127.0.0.1"))
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Make and run a dev mesh: the same commands that an admin would type, and the processes that they lead to."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pki.errors import LocalError, LockgateError
+from sidecar.control.client import call
+from sidecar.dev.layout import AGENT, AGENTS, OPERATORS, TOOLS, TRUST_DOMAIN, Layout, lockgate, sample_policy
+
+READY_SECONDS = 60.0
+POLL_SECONDS = 0.02
+STOP_SECONDS = 6.0
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Mesh:
+    """The processes of a dev mesh."""
+
+    layout: Layout
+    say: Callable[[str], None]
+    children: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    session: str = ""
+
+    def start(self, policy: Path | None) -> None:
+        """Bring everything up; returns when all of it serves. Raises LocalError when a part does not."""
+        self._start_tools()
+        self._start_ca()
+        operators_made = self._join_operators()
+        for name in self.layout.nodes:
+            self._join_node(name)
+        for name in self.layout.nodes:
+            self.spawn(name, lockgate("--dir", str(self.layout.member(name)), "run"))
+        for name in self.layout.nodes:
+            self._await_answer(name)
+        self._apply_policy(policy, first=operators_made)
+        for name in self.layout.nodes:
+            self._await(lambda name=name: self.status(name).get("ready"), f"{name} to be ready")  # type: ignore[misc]
+        self.session = self._start_session()
+        self._write_env()
+
+    def stop(self) -> None:
+        """End all children, without drain, and reap them."""
+        for child in self.children.values():
+            with suppress(ProcessLookupError):
+                child.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in self.children.values():
+            try:
+                child.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def spawn(self, name: str, command: list[str]) -> None:
+        """Start a child; its output goes to its log. It ends when we are killed."""
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        with self.layout.log(name).open("ab") as log:
+            self.children[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - single-threaded here
+            )
+
+    def status(self, name: str) -> dict[str, Any]:
+        """The status of the CA or a node; empty while it does not answer."""
+        with suppress(LockgateError):
+            return call(self.layout.member(name) / "run" / "admin.sock", "GET", "/v1/status")
+        return {}
+
+    def run(self, *arguments: str) -> dict[str, Any]:
+        """Run a lockgate command with --json; its answer. Raises LocalError with its words when it fails."""
+        answer = self.run_any(*arguments)
+        if "error" in answer:
+            raise LocalError(f"lockgate {' '.join(arguments)}: {answer['error']['message']}")
+        return answer
+
+    def run_any(self, *arguments: str) -> dict[str, Any]:
+        """The same, but a refusal is an answer too, with ``error`` in it."""
+        done = subprocess.run(lockgate(*arguments, "--json"), capture_output=True, check=False)
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout)
+        except ValueError:
+            raise LocalError(f"lockgate {' '.join(arguments)}: {done.stderr.decode().strip()}") from None
+        return answer
+
+    def _start_tools(self) -> None:
+        import sys
+
+        for name, module in (("wiki", "wiki"), ("echo", "echo"), ("vault", "wiki")):
+            port = self.layout.ports.tools[name]
+            self.spawn(name, [sys.executable, "-m", f"sidecar.dev.{module}", str(port)])
+
+    def _start_ca(self) -> None:
+        folder = self.layout.member("ca")
+        ports = self.layout.ports
+        if not (folder / "etc" / "ca.toml").exists():
+            self.say("making a CA; its root and the operators have no passphrase, as this is for trying out only")
+            listen = f"127.0.0.1:{ports.ca}"
+            control = f"127.0.0.1:{ports.ca_control}"
+            self.run(
+                *("--dir", str(folder), "ca", "init", "--trust-domain", TRUST_DOMAIN, "--no-passphrase"),
+                *("--listen", listen, "--control-listen", control),
+            )
+            _append(folder / "etc" / "ca.toml", f'dev = true\noperator = "{self.layout.operator("alice")}"\n')
+        self.spawn("ca", lockgate("--dir", str(folder), "ca", "serve"))
+        self._await_answer("ca")
+
+    def _join_operators(self) -> bool:
+        made = False
+        for name, roles in OPERATORS.items():
+            folder = self.layout.operator(name)
+            if (folder / "chain.pem").exists():
+                continue
+            made = True
+            options = [word for role in roles for word in ("--role", role)]
+            self._join(f"operator:{name}", options, ("--operator", str(folder), "join", "--no-passphrase"))
+        return made
+
+    def _join_node(self, name: str) -> None:
+        folder = self.layout.member(name)
+        if (folder / "etc" / "node.toml").exists():
+            return
+        listen = f"127.0.0.1:{self.layout.ports.nodes[name]}"
+        self._join(f"node:{name}", [], ("--dir", str(folder), "join", "--listen", listen))
+        _append(folder / "etc" / "node.toml", f'dev = true\noperator = "{self.layout.operator("alice")}"\n')
+        self.say(f"node {name} joined")
+
+    def _join(self, member: str, options: list[str], join: tuple[str, ...]) -> None:
+        ca = str(self.layout.member("ca"))
+        file = self.layout.root / f"token-{member.replace(':', '-')}"
+        self.run("--dir", ca, "token", "create", member, *options, "--out", str(file))
+        try:
+            self.run(*join, "--token-file", str(file))
+        finally:
+            file.unlink(missing_ok=True)
+
+    def _apply_policy(self, policy: Path | None, *, first: bool) -> None:
+        if policy is not None:
+            self.layout.policy.write_bytes(policy.read_bytes())
+        elif not self.layout.policy.exists():
+            self.layout.policy.write_text(sample_policy(self.layout))
+        elif not first:
+            return  # An existing mesh has its policy in force already.
+        alice = str(self.layout.operator("alice"))
+        answer = self.run(
+            *("--dir", str(self.layout.member(AGENTS)), "--operator", alice, "policy", "apply"),
+            *(str(self.layout.policy), "--wait", "20s"),
+        )
+        late = [name for name, one in answer["nodes"].items() if one["state"] != "confirmed"]
+        if late:
+            raise LocalError(f"policy: not in force on {', '.join(late)}; see {self.layout.root / 'logs'}")
+
+    def _start_session(self) -> str:
+        folder = str(self.layout.member(AGENTS))
+        try:
+            return str(self.run("--dir", folder, "session", "start", "--agent", AGENT)["session"])
+        except LocalError as error:
+            self.say(f"no session: {error}")  # A policy of one's own need not have this agent.
+            return ""
+
+    def _write_env(self) -> None:
+        bindings = {one["service"]: one["port"] for one in self.status(AGENTS).get("bindings", [])}
+        lines = {
+            "WIKI": f"http://127.0.0.1:{bindings['wiki']}" if "wiki" in bindings else "",
+            "ECHO": f"127.0.0.1:{bindings['echo']}" if "echo" in bindings else "",
+            "VAULT": f"http://127.0.0.1:{bindings['vault']}" if "vault" in bindings else "",
+            "SID": self.session,
+            "CA_PID": self.children["ca"].pid,
+            "AGENTS_PID": self.children[AGENTS].pid,
+            "TOOLS_PID": self.children[TOOLS].pid,
+        }
+        self.layout.env.write_text("".join(f"export {name}='{value}'\n" for name, value in lines.items()))
+
+    def _await_answer(self, name: str) -> None:
+        self._await(lambda: self.status(name), f"{name} to answer")
+
+    def _await(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while not condition():
+            for name, child in self.children.items():
+                if child.poll() is not None:
+                    raise LocalError(f"{name} ended with {child.returncode}: {_last_line(self.layout.log(name))}")
+            if time.monotonic() > deadline:
+                raise LocalError(f"waited {READY_SECONDS:.0f} s for {what}; see {self.layout.root / 'logs'}")
+            time.sleep(POLL_SECONDS)  # noqa: TID251 - a launcher has nothing else to do
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,307 @@
+"""One node, composed: what its parts need of each other, and nothing else.
+
+    policy, roster, locks ──> Member ──> apply(snapshot) ──> live table cuts, bindings follow, strangers are dropped
+    local connection ──> AgentSide ──┐
+    OPEN from a peer ──> ToolSide  ──┴──> Carrier ──> audit log
+
+Gossip, control and reload reach the data path through a new snapshot only; the data path answers with records.
+"""
+
+import pwd
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import structlog
+import trio
+
+from pki.bundle import TrustBundle
+from pki.clock import Clock
+from pki.errors import LocalError
+from pki.judge import Word
+from pki.spiffe import SpiffeId
+from pki.statement import Lock, Policy, Revocation, Statement, Target, Terms, Wire, sign
+from pki.verify import Identity, verify
+from sidecar import defaults
+from sidecar.address import Address
+from sidecar.audit import record
+from sidecar.audit.writer import AuditWriter
+from sidecar.bindings import Bindings
+from sidecar.config import NodeConfig
+from sidecar.gossip.journal import Journal
+from sidecar.gossip.links import Contact
+from sidecar.gossip.member import Member
+from sidecar.identity import Credential, ca_of
+from sidecar.net import dial_tcp
+from sidecar.objects import Objects
+from sidecar.overlay import Connection, Overlay, Standing
+from sidecar.peering import Caps, Peering, contacts_of, is_member_identity
+from sidecar.proxy.agent import AgentSide, Kernel
+from sidecar.proxy.carry import Carrier, Sight
+from sidecar.proxy.pool import Pool
+from sidecar.proxy.streams import Limits, LiveTable
+from sidecar.proxy.tool import ToolSide
+from sidecar.receipts import receipts
+from sidecar.session.cgroup import SessionCgroups
+from sidecar.session.enrol import enrol_session
+from sidecar.session.sessions import Session, Sessions
+from sidecar.snapshot import Facts, Snapshot
+
+CUT_SECONDS = 5.0
+"""How long a receipt waits for the streams that its statement cut."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """What a node touches of the machine."""
+
+    clock: Clock
+    kernel: Kernel
+    audit: AuditWriter
+    journal: Journal
+    objects: Objects
+    cgroups: SessionCgroups | None = None
+
+
+@dataclass(eq=False)
+class Node:
+    """The composition. :meth:`run` is in :mod:`sidecar.daemon`, which also owns its files."""
+
+    config: NodeConfig
+    credential: Credential
+    bundle: TrustBundle
+    seams: Seams
+    draining: bool = False
+    member: Member = field(init=False)
+    peering: Peering = field(init=False)
+    sessions: Sessions = field(init=False, default_factory=Sessions)
+    bindings: Bindings = field(init=False)
+    pool: Pool = field(init=False)
+    carrier: Carrier = field(init=False)
+    tool: ToolSide = field(init=False)
+    agent: AgentSide = field(init=False)
+    _outbox: trio.MemorySendChannel[list[bytes]] = field(init=False)
+    _inbox: trio.MemoryReceiveChannel[list[bytes]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        seams, limits = self.seams, self.config.limits
+        self._identity = self._own_identity()
+        self._outbox, self._inbox = trio.open_memory_channel[list[bytes]](1_024)
+        self.member = Member(seams.journal, seams.objects, self.bundle, seams.clock, self)
+        overlay = Overlay(self.standing, dial_tcp, seams.clock)
+        self.pool = Pool(overlay, seams.clock, lambda: self.credential.chain)
+        self.carrier = Carrier(
+            situation=self,
+            table=LiveTable(),
+            audit=seams.audit,
+            clock=seams.clock,
+            limits=Limits(limits.idle, limits.half_close_idle, limits.lifetime),
+            max_streams=limits.streams,
+        )
+        caps = Caps(limits.handshakes, limits.handshakes_per_address)
+        self.peering = Peering(self.credential.id, overlay, self.member, caps, self._serve_stream)
+        self.tool = ToolSide(self, self.carrier, self.peering.refusals.note)
+        self.agent = AgentSide(self, self.carrier, self.pool, self.sessions, seams.kernel)
+        self.bindings = Bindings(self.name, self.agent.serve)
+
+    # -- what the parts ask
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def trust_domain(self) -> str:
+        return self.config.trust_domain
+
+    @property
+    def own_not_after(self) -> int:
+        return self._identity.not_after
+
+    def lineage(self) -> str:
+        return self._identity.lineage
+
+    def reconfigure(self, config: NodeConfig) -> None:
+        """Take up what can change while serving."""
+        self.config = config
+        limits = config.limits
+        streams = Limits(limits.idle, limits.half_close_idle, limits.lifetime)
+        self.carrier.reconfigure(streams, limits.streams)
+
+    def standing(self) -> Standing:
+        snapshot = self.member.snapshot
+        return Standing(
+            credential=self.credential,
+            bundle=self.member.bundle,
+            now=self.member.moment().now,
+            is_member=lambda identity: is_member_identity(identity, snapshot),
+        )
+
+    def sight(self) -> Sight:
+        return Sight(self.member.snapshot, self.member.moment(), self.draining)
+
+    def uid_of(self, agent: str) -> int | None:
+        """The uid of an agent of the policy here; None when it has none, or may not have this one."""
+        policy = self.member.snapshot.policy
+        entry = policy.agents.get(agent) if policy else None
+        if entry is None:
+            return None
+        uid = entry.uid
+        if isinstance(uid, str):
+            try:
+                uid = pwd.getpwnam(uid).pw_uid
+            except KeyError:
+                return None
+        return uid
+
+    def addresses_of(self, node: str) -> Iterable[Address]:
+        entry = self.member.snapshot.roster.nodes.get(node)
+        return [Address.parse(text) for text in entry.addresses] if entry else []
+
+    # -- what the member does through us
+
+    def send(self, peer: str, message: Wire) -> None:
+        self.peering.send(peer, message)
+
+    async def apply(self, snapshot: Snapshot) -> dict[str, int]:
+        """Cut what ``snapshot`` ends; returns when those streams are dead, with their number by rule."""
+        table, clock = self.carrier.table, self.seams.clock
+        ended, counts = table.redecide(snapshot, self.member.moment(), clock.boot())
+        self.peering.drop_strangers(snapshot)
+        await self.pool.drop(lambda connection: is_member_identity(connection.identity, snapshot))
+        await self.tool.drop(lambda connection: is_member_identity(connection.identity, snapshot))
+        await self.bindings.follow(snapshot.policy)
+        with trio.move_on_after(CUT_SECONDS):
+            await self.carrier.until_gone(ended)
+        return counts
+
+    async def merged(self, statement: Statement, word: Word) -> None:
+        """Enter what is now in force in the audit log."""
+        now, audit, body = self.seams.clock.wall(), self.seams.audit, statement.body
+        facts: record.Facts = {"by": word.author}
+        match body:
+            case Lock():
+                audit.append(record.lock(now, "applied", statement.id, str(body.target), facts))
+            case Revocation():
+                audit.append(record.revocation(now, "applied", statement.id, str(body.target), facts))
+            case Policy():
+                audit.append(record.policy(now, "received", body.sequence, body.digest, facts))
+            case _ if statement.kind == "unlock":
+                for name in getattr(body, "ids", []):
+                    audit.append(record.lock(now, "lifted", name, "", facts))
+
+    def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
+        now = self.seams.clock.wall()
+        raws = receipts(self.credential, self.member.bundle.epoch, statements, cut, now)
+        self._publish(raws)
+
+    async def publish_own(self) -> None:
+        """Hand our own statements to the member, outside of its own merge."""
+        async for raws in self._inbox:
+            for refusal in await self.member.take(raws, None):
+                log.error("own statement refused", why=refusal)
+
+    # -- sessions
+
+    async def start_session(self, agent: str, uid: int) -> Session:
+        """A new session of ``agent`` for ``uid``; raises what :func:`enrol_session` does."""
+        identity, key = await enrol_session(
+            agent, self.credential, self.member.bundle, self.config.ca, self.seams.clock
+        )
+        session = Session(identity, key, uid, self.seams.clock.wall())
+        self._forget_ended()
+        self.sessions.add(session)
+        facts: record.Facts = {"uid": uid, "serial": identity.serial, "not_after": identity.not_after}
+        self._note_session("started", session, facts)
+        return session
+
+    def move_into_cgroup(self, session: Session, pid: int) -> Session:
+        """Know the session by a cgroup of its own, which ``pid`` enters, where this daemon may make one."""
+        cgroup = self.seams.cgroups.create(session.id.session) if self.seams.cgroups else None
+        if cgroup is None:
+            return session
+        try:
+            cgroup.enter(pid)
+        except LocalError:
+            cgroup.remove()
+            return session
+        confined = replace(session, cgroup=cgroup)
+        self.sessions.add(confined)
+        return confined
+
+    def end_session(self, session: Session) -> None:
+        """End it here at once and everywhere soon: a revocation of it, which its own node may sign."""
+        self.sessions.remove(session.id.session)
+        self._note_session("ended", session, {})
+        now = self.seams.clock.wall()
+        if session.identity.not_after <= now:
+            return
+        terms = Terms(self.member.bundle.epoch, now, session.identity.not_after + 5 * defaults.SKEW)
+        body = Revocation(target=Target(kind="id", value=str(session.id)), message="session ended")
+        raw = sign("revocation", body, terms, self.credential.key, self.credential.chain).raw
+        self._publish([raw])
+
+    def _note_session(self, what: str, session: Session, facts: record.Facts) -> None:
+        now = self.seams.clock.wall()
+        self.seams.audit.append(record.session(now, what, session.id.session, session.id.name, facts))
+
+    def _forget_ended(self) -> None:
+        """Sessions that can do nothing any more must not make those of the same uid ambiguous."""
+        now, restrictions = self.member.moment().now, self.member.snapshot.restrictions
+        for session in self.sessions:
+            facts = Facts(id=str(session.id), agent=session.id.name, session=session.id.session)
+            if session.identity.not_after <= now or restrictions.revocation_of(facts):
+                self.sessions.remove(session.id.session)
+                self._note_session("ended", session, {})
+
+    # -- loops of the daemon
+
+    async def watch_streams(self) -> None:
+        """Judge live streams again when time alone could end one, and once a second for their own limits."""
+        table, clock = self.carrier.table, self.seams.clock
+        while True:
+            now = clock.boot()
+            table.redecide(self.member.snapshot, self.member.moment(), now)
+            table.overdue(now)
+            deadline = table.next_deadline()
+            wait = 1.0 if deadline is None else (deadline - clock.boot()) / 1_000_000
+            await trio.sleep(min(1.0, max(0.01, wait)))
+
+    async def keep_warm(self) -> None:
+        """Pre-warmed paths: idle connections to every node that a binding here may lead to."""
+        while True:
+            policy = self.member.snapshot.policy
+            wanted = {
+                node
+                for binding in (policy.bindings_on(self.name) if policy else ())
+                for node in (policy.services[binding.service].nodes if policy else ())
+                if node != self.name
+            }
+            for node in sorted(wanted):
+                peer = SpiffeId.for_node(self.trust_domain, node)
+                await self.pool.warm(peer, self.addresses_of(node))
+            await trio.sleep(1.0)
+
+    def contacts(self) -> Iterable[Contact]:
+        """The roster's nodes and the CA."""
+        yield from contacts_of(self.credential.id, self.member.snapshot)
+        yield Contact(ca_of(self.member.bundle), (self.config.ca_control,))
+
+    # -- inside
+
+    async def _serve_stream(self, connection: Connection) -> None:
+        await self.tool.serve(connection)
+
+    def _publish(self, raws: list[bytes]) -> None:
+        if raws:
+            try:
+                self._outbox.send_nowait(raws)
+            except trio.WouldBlock:
+                log.error("own statements dropped: too many are waiting")
+
+    def _own_identity(self) -> Identity:
+        found = verify(self.credential.chain, self.bundle, self.seams.clock.wall())
+        if isinstance(found, Identity):
+            return found
+        raise LocalError(f"own certificate: {found}; run: lockgate join")

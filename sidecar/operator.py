@@ -1,0 +1,82 @@
+"""An operator's credential on disk, and what is signed with it."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from pki.bundle import TrustBundle
+from pki.clock import SystemClock
+from pki.errors import LocalError
+from pki.http.client import Response, connect_ca
+from pki.keys import load_private, save_private
+from pki.statement import Statement, Terms, Wire, sign
+from sidecar.identity import Credential, load_bundle
+
+OPERATOR_FILE = "operator.json"
+PASSPHRASE_VARIABLE = "LOCKGATE_PASSPHRASE_FILE"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCredential:
+    """Whose word it is, and where the CA is reached."""
+
+    credential: Credential
+    bundle: TrustBundle
+    ca: str
+
+    @property
+    def author(self) -> str:
+        return str(self.credential.id)
+
+    @classmethod
+    def load(cls, folder: Path) -> "OperatorCredential":
+        """The credential in ``folder``, asking for its passphrase where it has one; raises LocalError."""
+        path = folder / OPERATOR_FILE
+        try:
+            facts = json.loads(path.read_text())
+            ca, encrypted = str(facts["ca"]), bool(facts["encrypted"])
+        except OSError as error:
+            raise LocalError(f"operator {folder}: {error.strerror}; run: lockgate join") from None
+        except (ValueError, KeyError, TypeError):
+            raise LocalError(f"operator {folder}: {OPERATOR_FILE} is damaged; join again") from None
+        secret = passphrase(f"passphrase of operator {folder.name}") if encrypted else None
+        return cls(Credential.load(folder, secret), load_bundle(folder), ca)
+
+    def sign(self, kind: str, body: Wire, life: int) -> Statement:
+        """A statement of this operator that lives ``life`` microseconds from now."""
+        now = SystemClock().wall()
+        terms = Terms(self.bundle.epoch, now, now + life)
+        return sign(kind, body, terms, self.credential.key, self.credential.chain)
+
+    def call_ca(self, method: str, path: str, body: object) -> Response:
+        """Ask the CA's API as this operator; raises UnreachableError, RefusedError, RemoteError."""
+
+        async def ask() -> Response:
+            credential = self.credential
+            client = await connect_ca(self.ca, self.bundle, credential.chain, credential.key, SystemClock())
+            async with client:
+                return await client.request(method, path, json=body)
+
+        return trio.run(ask)
+
+
+def save_facts(folder: Path, ca: str, *, encrypted: bool) -> None:
+    """Write where the CA is, and whether the key is under a passphrase."""
+    save_private(json.dumps({"ca": ca, "encrypted": encrypted}).encode(), folder / OPERATOR_FILE)
+
+
+def passphrase(prompt: str, *, confirm: bool = False) -> bytes:
+    """The passphrase from LOCKGATE_PASSPHRASE_FILE, else from the terminal; raises LocalError without either."""
+    path = os.environ.get(PASSPHRASE_VARIABLE)
+    if path:
+        return load_private(Path(path)).strip()
+    import click
+
+    try:
+        text: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
+    except click.Abort:
+        raise LocalError(f"{prompt}: no terminal; set {PASSPHRASE_VARIABLE}") from None
+    return text.encode()

@@ -1,0 +1,56 @@
+"""Run an agent's command: as the agent's user, with no inherited sockets, its exit code and signals passed on."""
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+from sidecar.exits import Exit
+
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALLED = 128
+
+
+def run_command(command: list[str], environment: dict[str, str], uid: int) -> int:
+    """Run ``command`` to its end; its exit code, 128 + N for signal N, or 125, 126, 127 for our own failures."""
+    try:
+        child = subprocess.Popen(
+            command, env=environment, close_fds=True, **_user(uid)
+        )
+    except FileNotFoundError:
+        print(f"lockgate: {command[0]}: not found", file=os.sys.stderr)  # type: ignore[attr-defined]
+        return Exit.NOT_FOUND
+    except PermissionError:
+        return Exit.CANNOT_EXECUTE
+    except (OSError, KeyError, subprocess.SubprocessError):
+        return Exit.EXEC_FAILED
+    kept = {number: signal.signal(number, lambda n, _: _pass_on(child, n)) for number in PASSED_ON}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else SIGNALLED - code
+
+
+def _pass_on(child: "subprocess.Popen[bytes]", number: int) -> None:
+    with suppress(ProcessLookupError):
+        child.send_signal(number)
+
+
+def _start(command: list[str], environment: dict[str, str], uid: int) -> "subprocess.Popen[bytes]":
+    """As the agent's uid and groups when started by root; a caller who is not root is the agent already."""
+    if os.geteuid() != 0 or uid == 0:
+        return subprocess.Popen(command, env=environment, close_fds=True)  # noqa: S603 - to run it is the purpose
+    entry = pwd.getpwuid(uid)
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return subprocess.Popen(  # noqa: S603 - to run it is the purpose
+        command, env=environment, close_fds=True, user=uid, group=entry.pw_gid, extra_groups=groups
+    )
+
+
+def _fail(code: Exit, why: str) -> int:
+    print(f"lockgate: {why}", file=sys.stderr)
+    return code
