@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from pki import codec
 from pki.errors import RemoteError
 from pki.spiffe import SpiffeId
-from pki.spiffe import SpiffeId
 from pki.token import MAX_TOKEN_CHARS, PREFIX, Token
 
 SECRET = bytes(range(16))
@@ -59,6 +58,10 @@ def test_the_secret_is_never_shown() -> None:
         pytest.param(spelled([1, 2]), id="no map"),
         pytest.param(spelled({**FIELDS, "more": 1}), id="an unknown key"),
         pytest.param(spelled({**FIELDS, "member": "spiffe://example.org/ca/main"}), id="for a CA"),
+        pytest.param(spelled({**FIELDS, "member": "tools-1"}), id="no SPIFFE ID"),
+        pytest.param(
+            spelled({**FIELDS, "member": "spiffe://example.org/node/" + "a" * 600}), id="a long name"
+        ),
         pytest.param(spelled({**FIELDS, "ca": []}), id="no address"),
         pytest.param(spelled({**FIELDS, "ca": ["ca:7444"] * 9}), id="too many addresses"),
         pytest.param(spelled({**FIELDS, "ca": ["ca"]}), id="no port"),
