@@ -3,9 +3,10 @@
 What POSIX promises, and what code above this seam has to live with:
 
 - a write may be short, and on a full disk is: nothing is written until the count says so;
-- nothing is durable before ``fdatasync`` of the file *and*, for a new, renamed or removed name, ``sync_folder``;
-- a failed ``fdatasync`` is final. The kernel may have dropped the pages and marked them clean, so that the next
-  call succeeds and the bytes are gone: give the file up, never try again and hope.
+- nothing is durable before ``fdatasync`` of the file *and*, for a new, renamed or removed name,
+  ``sync_folder``;
+- a failed ``fdatasync`` is final. The kernel may have dropped the pages and marked them clean, so that the
+  next call succeeds and the bytes are gone: give the file up, never try again and hope.
 
 Every operation raises OSError.
 """

@@ -1,7 +1,7 @@
 """A disk in memory that fails as disks do, behind the seam of `sidecar.disk`.
 
-Each file has what its readers see and what would survive a power cut; each folder has its names and those that
-would. `crash` gives the disk that the next boot finds.
+Each file has what its readers see and what would survive a power cut; each folder has its names and those
+that would. `crash` gives the disk that the next boot finds.
 """
 
 import errno
@@ -16,7 +16,7 @@ class _Inode:
     cached: bytearray = field(default_factory=bytearray)
     durable: bytes = b""
     doomed: bool = False
-    """An fdatasync failed: its pages were dropped and marked clean, and later ones succeed without doing a thing."""
+    """An fdatasync failed: its pages were dropped and marked clean; later ones succeed and do nothing."""
 
 
 class FaultDisk:

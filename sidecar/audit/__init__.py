@@ -1,1 +1,1 @@
-"""What happened, as a chain of records that shows any change made to it later (docs/architecture.md, "Audit")."""
+"""What happened, as a chain of records that shows any later change (docs/architecture.md, "Audit")."""

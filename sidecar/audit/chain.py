@@ -3,18 +3,19 @@
     chain_n = SHA-256( chain_(n-1) as 32 bytes || canonical(record_n) )
     line_n  = canonical(record_n) with `,"chain":"<64 lower-case hex>"}` in place of its closing brace, and LF
 
-A volume's first line is its header: kind ``volume``, seq 0, its own file's name, and ``previous``, which is one of
+A volume's first line is its header: kind ``volume``, seq 0, its own file's name, and ``previous``, which is
+one of
 
     null                     the first volume: its chain starts from 32 zero bytes
     {volume, seq, chain}     it goes on from that volume's last record, and its chain starts from that value
     {volume, broken}         that volume could not be continued (why: ``broken``); starts from 32 zero bytes
 
-Lines are compared byte for byte. A record has exactly one spelling, so whatever a parser would forgive (another
-order of keys, a duplicate key, an escape, a space, upper-case hex, CRLF) is a fault: forgiven bytes could be
-changed unseen.
+Lines are compared byte for byte. A record has exactly one spelling, so whatever a parser would forgive
+(another order of keys, a duplicate key, an escape, a space, upper-case hex, CRLF) is a fault: forgiven
+bytes could be changed unseen.
 
-What a chain cannot show: that its end was cut off, or that all of it from some record on was computed anew. Both
-need a head that somebody else kept.
+What a chain cannot show: that its end was cut off, or that all of it from some record on was computed anew.
+Both need a head that somebody else kept.
 """
 
 import hashlib
@@ -39,7 +40,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A record's place and chain value: whoever holds one can tell whether the log before it is still the same."""
+    """A record's place and chain value: who holds one can tell whether the log up to it is still the same."""
 
     volume: str
     seq: int
@@ -83,14 +84,14 @@ def link(previous: bytes, record: bytes) -> bytes:
 
 
 def seal(previous: bytes, body: Mapping[str, Value]) -> tuple[bytes, bytes]:
-    """The line, LF included, of a checked record after the chain value ``previous``, and its own chain value."""
+    """The line (with LF) of a checked record after the chain value ``previous``, and its own chain value."""
     record = encode(body)
     chain = link(previous, record)
     return b'%s,"chain":"%s"}\n' % (record[:-1], chain.hex().encode()), chain
 
 
 def unseal(line: bytes) -> Sealed:
-    """Take a complete line (without its LF) apart; raises RemoteError unless it is spelled as `seal` spells it."""
+    """Take a line (without LF) apart; raises RemoteError unless it is spelled as `seal` spells it."""
     if len(line) >= MAX_LINE_BYTES:
         raise RemoteError(f"longer than {MAX_LINE_BYTES} bytes")
     if (parts := _LINE.fullmatch(line)) is None:
@@ -116,7 +117,7 @@ class VolumeCheck:
             self.head = Head(name, _seq(after), after.chain)
 
     def feed(self, line: bytes) -> Sealed:
-        """Check the next complete line (without its LF); raises RemoteError that says what is wrong with it."""
+        """Check the next line (without LF); raises RemoteError that says what is wrong with it."""
         sealed = unseal(line)
         if self.head is None:
             self.previous = _header(sealed, self.name)

@@ -1,10 +1,10 @@
-"""Folding of like refusals, so that a caller who is refused ten thousand times a second cannot flood the log. Pure.
+"""Folding of like refusals, so that who is refused ten thousand times a second cannot flood the log. Pure.
 
-The first LIMIT refusals of one cause in a window pass as they are. The rest are counted, and when the window
-closes the last of them stands for all, with ``count`` and ``since``. Nothing is left uncounted.
+The first LIMIT refusals of one cause in a window pass as they are. The rest are counted, and when the
+window closes the last of them stands for all, with ``count`` and ``since``. Nothing is left uncounted.
 
-A cause is what the log's reader would call the same refusal: reason, who, what for. An agent may vary what it
-asks for, so causes are bounded too: beyond CAUSES in one window, refusals share one cause per reason.
+A cause is what the log's reader would call the same refusal: reason, who, what for. An agent may vary what
+it asks for, so causes are bounded too: beyond CAUSES in one window, refusals share one cause per reason.
 """
 
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class FoldedRefusals:
     def due(self, now: int) -> list[Record]:
         """The folded records of the windows that have closed by ``now``."""
         ready: list[Record] = []
-        # A dict keeps the order of insertion and all windows are of one length, so the first to close stand first.
+        # A dict keeps the order of insertion and all windows are as long: the first to close stand first.
         while self._windows and (window := next(iter(self._windows.values()))).closes <= now:
             del self._windows[next(iter(self._windows))]
             ready += _stand_in(window)

@@ -1,8 +1,8 @@
 """The lines of a volume's file, forwards and backwards, in bounded memory however long a line was made.
 
-A line ends in LF and nothing else: the other characters that Python's ``splitlines`` splits at stand unescaped
-in RFC 8785 strings. Lines come without their LF, and one too long for any record comes clipped to MAX_LINE_BYTES,
-which is still too long. What follows the last LF is torn, not a line.
+A line ends in LF and nothing else: the other characters that Python's ``splitlines`` splits at stand
+unescaped in RFC 8785 strings. Lines come without their LF, and one too long for any record comes clipped to
+MAX_LINE_BYTES, which is still too long. What follows the last LF is torn, not a line.
 """
 
 from collections.abc import Iterator

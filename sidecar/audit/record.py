@@ -1,12 +1,12 @@
 """The audit records, schema 1: what each kind holds, and the one way to spell it as bytes.
 
-A record is one flat JSON object. Its values are strings, integers, booleans, null, lists and objects, its keys
-ASCII, its integers exact in a double: within these limits sorted compact JSON *is* RFC 8785, so two programs that
-agree on the content agree on the bytes. Everything else is refused, floats above all.
+A record is one flat JSON object. Its values are strings, integers, booleans, null, lists and objects, its
+keys ASCII, its integers exact in a double: within these limits sorted compact JSON *is* RFC 8785, so two
+programs that agree on the content agree on the bytes. Everything else is refused, floats above all.
 
-Every record has ``schema``, ``kind``, ``at`` (wall time, us), ``node`` and ``seq`` (its place in the volume, from
-0 at the header); :mod:`sidecar.audit.chain` adds ``chain``. A key whose value is unknown is left out. Secrets never
-enter a record: argument and query values come as the results of named predicates.
+Every record has ``schema``, ``kind``, ``at`` (wall time, us), ``node`` and ``seq`` (its place in the
+volume, from 0 at the header); :mod:`sidecar.audit.chain` adds ``chain``. A key whose value is unknown is
+left out. Secrets never enter a record: argument and query values come as the results of named predicates.
 """
 
 import json
@@ -71,7 +71,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record that can be written, less its place in the log. Raises LocalError for what schema 1 cannot hold."""
+    """A record that can be written, less its place in the log; LocalError for what schema 1 cannot hold."""
 
     kind: Kind
     at: Wall
@@ -156,7 +156,7 @@ class Traffic:
 
 
 def volume(at: Wall, name: str, previous: Facts | None) -> Record:
-    """The header, record 0 of the volume called ``name`` (:mod:`sidecar.audit.chain` says what ``previous`` is)."""
+    """The header, record 0 of the volume ``name``; :mod:`sidecar.audit.chain` says what ``previous`` is."""
     return Record(Kind.VOLUME, at, {"volume": name, "previous": None if previous is None else dict(previous)})
 
 
@@ -176,7 +176,7 @@ def request(at: Wall, subject: Subject, ruling: Ruling) -> Record:
 
 
 def denied(at: Wall, subject: Subject, ruling: Ruling, caller: Caller | None = None) -> Record:
-    """A refusal. The caller's ``uid`` stands at the top too: for a wrong_caller it is all that is known of it."""
+    """A refusal. The caller's ``uid`` stands at the top too: of a wrong_caller it is all that is known."""
     uid: dict[str, Value] = {} if caller is None or caller.uid is None else {"uid": caller.uid}
     return _of_stream(Kind.DENIED, at, subject, _present(ruling) | _attribution(caller) | uid)
 

@@ -10,7 +10,7 @@ from sidecar.disk import Disk, RealDisk
 
 
 class Tail:
-    """A reader's place in the log of ``folder``. Its lines are complete, without LF, unchecked. Raises OSError."""
+    """A reader's place in the log in ``folder``. Lines come whole, without LF, unchecked. Raises OSError."""
 
     def __init__(self, folder: Path, disk: Disk | None = None) -> None:
         self._folder = folder

@@ -1,7 +1,8 @@
-"""Whether a folder of volumes is what was written: the first record that is not, or how far that can be shown.
+"""Whether a folder of volumes is what was written: the first bad record, or how far it can be shown.
 
-Each volume is checked line by line by :mod:`sidecar.audit.chain`, and held against what its neighbours say of it:
-the next volume's header names the last record of this one. Judged is what the folder holds; nothing else is asked.
+Each volume is checked line by line by :mod:`sidecar.audit.chain`, and held against what its neighbours say
+of it: the next volume's header names the last record of this one. Judged is what the folder holds; nothing
+else is asked.
 """
 
 from collections.abc import Iterable
@@ -50,11 +51,11 @@ class Report:
         if self.head is None:
             return "nothing is shown: there is no record that is right"
         shown = f"complete up to {self.head.volume} record {self.head.seq}, chain {self.head.chain.hex()}"
-        return f"{shown}; a cut-off tail needs witnesses: whether more was written, only a later head kept elsewhere tells"
+        return f"{shown}; a cut-off tail needs witnesses: only a later head kept elsewhere would show it"
 
 
 def verify_folder(folder: Path, disk: Disk | None = None) -> Report:
-    """Check the volumes in ``folder`` up to the first bad record; raises LocalError when it cannot, or holds none."""
+    """Check the volumes in ``folder``, up to the first bad record; raises LocalError if there are none."""
     disk = disk or RealDisk()
     try:
         names = volume_names(disk, folder)
@@ -81,7 +82,7 @@ def verify_folder(folder: Path, disk: Disk | None = None) -> Report:
 
 
 def judge(report: Report, name: str, lines: Iterable[bytes], successor: Head | None) -> None:
-    """Add to ``report`` the volume after those it holds. Pure. ``successor``: which record the next one continues."""
+    """Add the next volume to ``report``. Pure. ``successor``: the record that the volume after it names."""
     volume, before, line = VolumeCheck(name), report.head, 0
     for line, data in enumerate(lines, start=1):
         if what := _fault(volume, data, successor) or (_misfit(before, volume.previous) if line == 1 else ""):
@@ -111,7 +112,7 @@ def _fault(volume: VolumeCheck, data: bytes, successor: Head | None) -> str:
 
 
 def _misfit(before: Head | None, previous: Previous) -> str:
-    """What is wrong with a header that goes on from ``previous``, where ``before`` is the last record before it."""
+    """What is wrong with a header naming ``previous`` when ``before`` is the last record before it."""
     if before is None:
         return ""
     if previous is None:
@@ -122,7 +123,7 @@ def _misfit(before: Head | None, previous: Previous) -> str:
 
 
 def _named_by(disk: Disk, path: Path, name: str) -> Head | None:
-    """The record of the volume ``name`` that the header of ``path`` says it goes on from, if that header is right."""
+    """The record of the volume ``name`` that the header of ``path`` names, if that header is right."""
     volume = VolumeCheck(path.name)
     with suppress(RemoteError):
         for line in islice(forward(disk, path, 0, extent(disk, path).complete), 1):

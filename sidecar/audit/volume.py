@@ -1,15 +1,18 @@
-"""The files of the log: how one is begun, written, given up, and continued by the next. Blocking; one process at a time.
+"""The files of the log: how one is begun, written, given up and continued. Blocking; one process at a time.
 
-DIR/lib/audit holds volumes and nothing else, called ``<UTC of its beginning>-<ordinal>.jsonl``. The ordinal (8 hex)
-puts them in order whatever the wall clock did. A volume comes into being with its header and first records in one
-write; whatever fails in that leaves no file behind. On it goes by these rules:
+DIR/lib/audit holds volumes and nothing else, called ``<UTC of its beginning>-<ordinal>.jsonl``. The ordinal
+(8 hex) puts them in order whatever the wall clock did. A volume comes into being with its header and first
+records in one write; whatever fails in that leaves no file behind. On it goes by these rules:
 
 - Records count as written after fdatasync, all of a write or none.
-- A volume that could not be written or synced is given up: cut back to its last durable record, never written again.
-- A new volume continues the newest that has a whole header, from its last complete line. What is torn off behind
-  that line was never acknowledged; it is set aside in DIR/lib/audit-torn, and a recovery record says so.
-- A newest volume that does not end in two lines that fit together was tampered with or rotted. It stays as it is,
-  as evidence, and the next begins anew and says so: evidence must not stop the node from being heard.
+- A volume that could not be written or synced is given up: cut back to its last durable record, never
+  written again.
+- A new volume continues the newest that has a whole header, from its last complete line. What is torn off
+  behind that line was never acknowledged; it is set aside in DIR/lib/audit-torn, and a recovery record says
+  so.
+- A newest volume that does not end in two lines that fit together was tampered with or rotted. It stays as
+  it is, as evidence, and the next begins anew and says so: evidence must not stop the node from being
+  heard.
 """
 
 import errno
@@ -112,7 +115,7 @@ def volume_names(disk: Disk, folder: Path) -> list[str]:
 
 
 def last_head(disk: Disk, path: Path) -> Head | None:
-    """The last record of a volume, None without a whole header; raises RemoteError when its end is not right."""
+    """The last record of a volume, None without a whole header; RemoteError when its end is not right."""
     lines = list(islice(backward(disk, path, extent(disk, path).complete), 2))
     if not lines:
         return None

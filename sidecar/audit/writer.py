@@ -1,12 +1,13 @@
 """The one writer of a node's audit log: group commit over the disk seam, from a thread of its own.
 
-- Records are written in the order in which `append` and `commit` were called. All that wait when a write begins
-  share that write and its fdatasync; while it runs, the next group gathers.
-- `commit` returns once its record is durable. `append` only promises a try: durable within 50 ms, and what does
-  not come about is counted (:attr:`AuditWriter.lost`) and the count recorded as soon as the log can be written.
-- When the disk fails, that volume is finished, and whoever waits in `commit` is told so. The records that nobody
-  waits for are kept and go into the next volume, which is tried at once and then with growing pauses. Until it
-  stands, `commit` fails at once.
+- Records are written in the order in which `append` and `commit` were called. All that wait when a write
+  begins share that write and its fdatasync; while it runs, the next group gathers.
+- `commit` returns once its record is durable. `append` only promises a try: durable within 50 ms, and what
+  does not come about is counted (:attr:`AuditWriter.lost`) and the count recorded as soon as the log can be
+  written.
+- When the disk fails, that volume is finished, and whoever waits in `commit` is told so. The records that
+  nobody waits for are kept and go into the next volume, which is tried at once and then with growing
+  pauses. Until it stands, `commit` fails at once.
 - A disk that hangs is a disk that fails: `available` turns false after STALL, `commit` gives up after
   COMMIT_TIMEOUT. Only then the record may come to stand in the log although its `commit` failed.
 - Refusals given to `append` are folded (:mod:`sidecar.audit.folding`), so that nobody can forget to.

@@ -154,7 +154,7 @@ def test_an_inserted_line_is_found(index: int) -> None:
 
 
 def test_a_removed_last_line_cannot_be_found_by_the_chain() -> None:
-    """What the chain cannot show stands here, so that nobody believes otherwise: heads kept elsewhere show it."""
+    """Stands here so that nobody believes otherwise: only heads kept elsewhere show it."""
     assert first_bad(LINES[:-1]) is None
 
 

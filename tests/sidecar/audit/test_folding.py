@@ -24,7 +24,7 @@ def counts(records: list[Record]) -> list[object]:
 
 
 def test_ten_a_second_pass_and_one_record_stands_for_the_rest() -> None:
-    """The last of the folded ones is written when the window closes, with their number and the first one's time."""
+    """When the window closes, the last of them is written with their number and the first one's time."""
     folded = FoldedRefusals()
     passed = [one for n in range(25) for one in folded.admit(refusal(n), now=0)]
     assert passed == [refusal(n) for n in range(LIMIT)]

@@ -106,7 +106,8 @@ def test_what_rfc_8785_would_spell_in_two_ways_is_refused(value: Any) -> None:
 
 def test_plain_values_come_out_of_enums_and_tuples() -> None:
     """A reason is recorded as its text, a tuple as a list."""
-    made = Record(Kind.CUT, AT, {"reason": Reason.LOCKED, "ids": ("a", "b"), "n": True})  # type: ignore[dict-item]  # tuples are taken too
+    fields: dict[str, Any] = {"reason": Reason.LOCKED, "ids": ("a", "b"), "n": True}
+    made = Record(Kind.CUT, AT, fields)
     assert made.fields == {"reason": "locked", "ids": ["a", "b"], "n": True}
     assert type(made.fields["reason"]) is str
 

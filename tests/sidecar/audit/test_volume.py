@@ -45,7 +45,7 @@ def test_volumes_stand_in_order_when_the_wall_clock_was_set_back() -> None:
 
 
 def test_a_volume_is_durable_with_its_header_and_first_records() -> None:
-    """Header, records and the file's name survive a power cut as soon as it is open, at the price of one sync."""
+    """As soon as it is open, header, records and name survive a power cut, at the price of one sync."""
     disk, [path] = write_log(2)
     assert disk.fdatasyncs == 1
     header, *notes = records(disk.crash(), path)
@@ -180,7 +180,7 @@ def test_what_was_set_aside_is_durable_before_the_next_volume_begins(lines: int)
 
 
 def test_what_the_next_header_names_is_synced_first() -> None:
-    """After a kill -9 the last lines may stand in memory only; a header that outlived them would accuse somebody."""
+    """After a kill -9 the last lines may be in memory only; a header that outlived them would accuse."""
     disk, [first] = write_log(1)
     head = last_head(disk, first)
     assert head is not None

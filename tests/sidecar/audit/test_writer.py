@@ -39,7 +39,7 @@ class StillClock:
 
 
 class Worker:
-    """Does blocking work at once and on the loop, so that virtual time does not run past a thread; or holds it up."""
+    """Does blocking work on the loop, so that virtual time does not run past a thread; or holds it up."""
 
     def __init__(self) -> None:
         self.begun: list[float] = []
@@ -472,7 +472,7 @@ class Story:
     st.integers(0, 600),
 )
 def test_nothing_acknowledged_is_ever_missing(steps: list[Any], torn: int) -> None:
-    """Whatever fails and whenever it is killed, after a power cut all that was committed stands in the log, once."""
+    """Whatever fails, whenever it is killed: after a power cut all that was committed stands there, once."""
     story = Story(FaultDisk())
     story.play(steps)
     after = Story(story.disk.crash(torn))
