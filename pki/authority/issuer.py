@@ -28,8 +28,8 @@ MayIssue = Callable[[str, str], bool]
 class Lifetimes:
     """How long a certificate holds, from its issue, in microseconds."""
 
-    session: int = HOUR
     node: int = DAY
+    session: int = HOUR
     operator: int = 12 * HOUR
 
     def of(self, kind: IdKind) -> int:

@@ -168,6 +168,14 @@ def test_files_that_do_not_belong_together_are_refused(folder: Path, name: str, 
         keystore.open_online(folder)
 
 
+def test_a_file_with_two_certificates_is_refused(folder: Path) -> None:
+    """Which of them counts is not guessed."""
+    path = folder / "tls.pem"
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(LocalError, match=r"tls\.pem: 2 certificates, not one"):
+        keystore.open_online(folder)
+
+
 @pytest.mark.parametrize("name", ["issuer", "statement"])
 def test_keys_of_another_ca_are_refused(folder: Path, tmp_path: Path, name: str) -> None:
     """A pair that is whole in itself, and not in this bundle."""

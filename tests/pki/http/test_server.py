@@ -324,6 +324,40 @@ async def test_a_client_that_vanishes_is_not_an_error() -> None:
     assert logs == []
 
 
+async def test_a_blank_line_and_the_end_is_no_request() -> None:
+    """RFC 9112 section 2.2: an empty line before a request is skipped."""
+    assert await talk(b"\r\n") == b""
+    assert status_of(await talk(b"\r\n" + request("GET", "/hello"))) == 200
+
+
+async def test_a_connection_that_breaks_ends_a_streamed_answer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A reset, as opposed to a clean end, is a client that left, too."""
+
+    class Reset(trio.abc.Stream):
+        def __init__(self) -> None:
+            self.received = [request("GET", "/ticks")]
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await trio.lowlevel.checkpoint()
+
+        async def wait_send_all_might_not_block(self) -> None: ...
+
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.sleep(10)
+            if not self.received:
+                raise trio.BrokenResourceError(max_bytes)
+            return self.received.pop()
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    with capture_logs() as logs:
+        await serve_connection(Reset(), APP, extra={})
+    assert logs == []
+
+
 async def test_only_cancellation_leaves_a_connection() -> None:
     """A stream that fails in a way nobody expects is logged and ends that one connection."""
 
