@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pki.bundle import TrustBundle, key_of
 from pki.clock import Wall
 from pki.errors import RemoteError
-from pki.keys import spki_sha256
 from pki.spiffe import IdKind, SpiffeId
-from pki.statement import KINDS, Operator, Revocation, Signer, Statement, signature_holds
+from pki.spki import spki_sha256
+from pki.statement import KINDS, Lock, Operator, Revocation, Signer, Statement, signature_holds
 from pki.verify import Identity, verify
 
 ROLE_SIGNERS = {
@@ -58,8 +58,8 @@ def judge(statement: Statement, trust: Trust, at: Wall) -> Word:
         raise RemoteError(f"statement {statement.kind}: {word.author} may not sign it")
     if kind is not None and kind.body is None and Signer.CA not in word.signers:
         raise RemoteError(f"statement {statement.kind}: not applied by this version, and not the CA's")
-    if word.signers == {Signer.NODE} and isinstance(statement.body, Revocation):
-        _check_own_session(statement.body, word)
+    if isinstance(statement.body, Lock | Revocation):
+        _check_reach(statement.body, word, trust)
     return word
 
 
@@ -67,6 +67,8 @@ def _signer(statement: Statement, trust: Trust, at: Wall) -> Word:
     leaf = statement.envelope.chain[0]
     for signer, listed in ((Signer.CA, trust.bundle.statement_keys), (Signer.ROOT, trust.bundle.roots)):
         if leaf in listed:
+            if len(statement.envelope.chain) > 1:  # Junk that would travel along under the same id.
+                raise RemoteError(f"statement {statement.kind}: more than its signer's own certificate")
             _check_signature(statement, leaf)
             if signer is Signer.CA and statement.payload.epoch != trust.bundle.epoch:
                 raise RemoteError(f"statement {statement.kind}: of another epoch")
@@ -98,8 +100,15 @@ def _capacities(identity: Identity, trust: Trust) -> frozenset[Signer]:
     return frozenset(ROLE_SIGNERS[role] for role in entry.roles if role in ROLE_SIGNERS)
 
 
-def _check_own_session(body: Revocation, word: Word) -> None:
-    """A node names the whole SPIFFE ID: by session id alone, it could end another node's session."""
-    owner = SpiffeId.parse(body.target.value) if body.target.kind == "id" else None
-    if owner is None or word.by is None or owner.node != word.by.name:
-        raise RemoteError("statement revocation: a node may end only sessions that are bound to it")
+def _check_reach(body: Lock | Revocation, word: Word, trust: Trust) -> None:
+    target = body.target
+    if word.signers == {Signer.NODE}:
+        # A node names the whole SPIFFE ID: by session id alone, it could end another node's session.
+        owner = SpiffeId.parse(target.value) if target.kind == "id" else None
+        if owner is None or word.by is None or owner.node != word.by.name:
+            raise RemoteError("statement revocation: a node may end only sessions that are bound to it")
+    elif Signer.CA not in word.signers and target.kind == "operator":
+        # A stolen responder's key must not be able to remove those who could stop it.
+        entry = trust.operator(target.value)
+        if entry is not None and "admin" in entry.roles:
+            raise RemoteError(f"statement {word.statement.kind}: an admin is stopped by the CA only")

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import trio
 
+from pki.errors import UnreachableError
 from sidecar.address import Address
 
 BACKLOG = 1_024
@@ -20,8 +21,11 @@ _FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 async def dial_tcp(address: Address) -> trio.SocketStream:
-    """A TCP connection to ``address``; raises OSError."""
-    stream = await trio.open_tcp_stream(address.host, address.port)
+    """A TCP connection to ``address``; raises UnreachableError."""
+    try:
+        stream = await trio.open_tcp_stream(address.host, address.port)
+    except OSError as error:
+        raise UnreachableError(f"{address}: {_why(error)}") from None
     tune(stream)
     return stream
 
@@ -40,6 +44,14 @@ def tune(stream: trio.SocketStream) -> None:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+def _why(error: OSError) -> str:
+    """The system's words. Trio tries several addresses and hangs the real errors below its own."""
+    group = error.__cause__
+    causes = group.exceptions if isinstance(group, BaseExceptionGroup) else (error,)
+    first = causes[0]
+    return (first.strerror if isinstance(first, OSError) else None) or "cannot be reached"
 
 
 async def accept_forever(

@@ -58,9 +58,10 @@ async def run(paths: Paths) -> None:
     office = Office(signer, objects, clock, dev=config.dev)
     member = Member(Journal(paths.statements), objects, authority.bundle, clock, office)
     office.member = member
-    peering = _peering(config, authority, member, clock)
-    office.send = peering.send
-    lifetimes = Lifetimes(config.lifetimes.node, config.lifetimes.session, config.lifetimes.operator)
+    office.peering = peering = _peering(config, authority, member, clock)
+    lifetimes = Lifetimes(
+        node=config.lifetimes.node, session=config.lifetimes.session, operator=config.lifetimes.operator
+    )
     issuer = Issuer(authority, register, secrets.token_bytes, lifetimes)
     hooks = Hooks(
         may_issue=office.may_issue,

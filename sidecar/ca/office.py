@@ -17,6 +17,7 @@ from sidecar import defaults
 from sidecar.gossip.member import Member
 from sidecar.gossip.store import Entry
 from sidecar.objects import Objects
+from sidecar.peering import Peering
 from sidecar.policy.check import Severity, check
 from sidecar.policy.load import load_policy
 from sidecar.snapshot import Snapshot
@@ -34,6 +35,7 @@ class Office:
 
     def __init__(self, signer: StatementSigner, objects: Objects, clock: Clock, *, dev: bool) -> None:
         self.member: Member | None = None
+        self.peering: Peering | None = None
         self._signer = signer
         self._objects = objects
         self._clock = clock
@@ -43,7 +45,9 @@ class Office:
 
     # -- what the member does through us
 
-    send: Callable[[str, Wire], None]
+    def send(self, peer: str, message: Wire) -> None:
+        if self.peering is not None:
+            self.peering.send(peer, message)
 
     async def apply(self, snapshot: Snapshot) -> dict[str, int]:
         """The CA carries no streams."""

@@ -10,7 +10,7 @@ import click
 import trio
 
 from pki import chain as chains
-from pki import keys
+from pki import keys, svid
 from pki.bundle import TrustBundle
 from pki.clock import SystemClock
 from pki.errors import LocalError, LockgateError, RemoteError, UnreachableError
@@ -27,7 +27,6 @@ from sidecar.exits import Exit
 from sidecar.gossip.journal import Journal
 from sidecar.identity import CHAIN_FILE, KEY_FILE, Credential, named, save_bundle
 from sidecar.operator import passphrase, save_facts
-from sidecar.session.enrol import certificate_request
 from sidecar.version import VERSION
 from sidecar.wire import Feature
 
@@ -139,7 +138,7 @@ async def _enrol(token: Token, key: Key, addresses: list[str]) -> Joined:
             continue
         request = {
             "secret": token.secret,
-            "csr": certificate_request(key),
+            "csr": svid.request(key),
             "addresses": addresses,
             "version": VERSION,
             "features": list(Feature.ALL),

@@ -1,5 +1,6 @@
 """A TCP echo tool: sends back what it gets, ends when its client ends. ``python -m sidecar.dev.echo PORT``."""
 
+import signal
 import sys
 
 import trio
@@ -18,10 +19,8 @@ async def _echo(stream: trio.SocketStream) -> None:
 
 
 def main() -> None:
-    try:
-        trio.run(lambda: trio.serve_tcp(_echo, int(sys.argv[1]), host="127.0.0.1"))
-    except KeyboardInterrupt:
-        pass
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    trio.run(lambda: trio.serve_tcp(_echo, int(sys.argv[1]), host="127.0.0.1"))
 
 
 if __name__ == "__main__":

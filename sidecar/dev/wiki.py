@@ -10,6 +10,7 @@
 
 import hashlib
 import json
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -103,6 +104,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     _Server(("127.0.0.1", int(sys.argv[1])), Wiki).serve_forever()
 
 

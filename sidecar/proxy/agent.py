@@ -42,8 +42,11 @@ class Kernel(Protocol):
 class Node(Protocol):
     """What this side needs to know of the node it runs on."""
 
-    name: str
-    trust_domain: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def trust_domain(self) -> str: ...
 
     def lineage(self) -> str: ...
 
@@ -285,7 +288,7 @@ class AgentSide:
         """The service's nodes, the one with fewest live streams first."""
         if service is None:
             return ()
-        load = {node: 0 for node in service.nodes}
+        load = dict.fromkeys(service.nodes, 0)
         for live in self.carrier.table:
             if live.peer in load:
                 load[live.peer] += 1

@@ -2,8 +2,9 @@
 
 Any local process can connect to a loopback port, so the port is no identity. The rules, in order:
 
-1. The caller's socket is ESTABLISHED and has an inode. A dead caller's row shows uid 0 and inode 0, and a
-   closed one may be a listener's or a half-open stranger's.
+1. The caller's socket is connected and has an inode: ESTABLISHED, or half-closed by a caller that sent all it
+   had before we came to look (FIN_WAIT1, FIN_WAIT2). A dead caller's row shows uid 0 and inode 0, and any other
+   state may be a listener's or a half-open stranger's.
 2. Its uid is the uid of the binding's agent.
 3. Its cgroup is a session's: that session, and no other.
 4. Else, if exactly one session of the agent and uid has no cgroup: that one. Several are ambiguous.
@@ -25,6 +26,9 @@ from sidecar.reasons import Reason
 ESTABLISHED = 1
 CLOSE_WAIT = 8
 """States of a TCP socket, as the kernel numbers them (include/net/tcp_states.h)."""
+
+FIN_WAIT1, FIN_WAIT2 = 4, 5
+CONNECTED = frozenset({ESTABLISHED, FIN_WAIT1, FIN_WAIT2})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def attribute(
     """
     if owner is None or owner.inode == 0:
         return Refused(Reason.WRONG_CALLER, None)
-    if owner.state != ESTABLISHED or owner.uid != agent_uid:
+    if owner.state not in CONNECTED or owner.uid != agent_uid:
         return Refused(Reason.WRONG_CALLER, owner.uid)
     sessions = tuple(candidates)
     in_cgroup = [one for one in sessions if one.cgroup_id is not None and one.cgroup_id == owner.cgroup_id]

@@ -5,6 +5,7 @@ import struct
 
 import trio
 
+from pki.errors import UnreachableError
 from sidecar.net import dial_tcp
 from sidecar.policy.model import Service
 from sidecar.proxy.carry import Ended
@@ -20,7 +21,7 @@ async def dial_target(service: Service | None) -> trio.abc.HalfCloseableStream:
     try:
         with trio.fail_after(TARGET_SECONDS):
             return await dial_tcp(service.target)
-    except (OSError, trio.TooSlowError):
+    except (UnreachableError, trio.TooSlowError):
         hint = f"service {service.name}: its target {service.target} does not answer"
         raise Ended(Reason.TARGET_UNREACHABLE, hint=hint) from None
 

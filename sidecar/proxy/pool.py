@@ -8,8 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import trio
-
 from pki.clock import HOUR, Boot, Clock
 from pki.errors import LockgateError, UnreachableError
 from pki.spiffe import SpiffeId
@@ -52,6 +50,7 @@ class Pool:
         self._warming: set[str] = set()
         self.dialled = 0
         self.reused = 0
+        """Streams on a connection that had carried one before."""
 
     def idle(self, peer: str) -> int:
         return len(self._idle[peer])
@@ -62,7 +61,7 @@ class Pool:
         while idle:
             pooled = idle.pop()
             if self._usable(pooled):
-                self.reused += 1
+                self.reused += pooled.ordinal > 0
                 return pooled
             await pooled.connection.aclose()
         return await self.dial(peer, addresses)

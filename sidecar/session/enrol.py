@@ -4,10 +4,8 @@ import base64
 import secrets
 
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
-from pki import keys
+from pki import keys, svid
 from pki.bundle import TrustBundle
 from pki.clock import Clock
 from pki.errors import RemoteError
@@ -30,7 +28,7 @@ async def enrol_session(
     """
     key = await trio.to_thread.run_sync(keys.generate)
     session = new_id(secrets.token_bytes(ID_BYTES))
-    body = {"csr": base64.b64encode(certificate_request(key)).decode(), "agent": agent, "session": session}
+    body = {"csr": base64.b64encode(svid.request(key)).decode(), "agent": agent, "session": session}
     async with await connect_ca(str(ca), bundle, credential.chain, credential.key, clock) as client:
         answer = await client.request("POST", "/v1/sessions", json=body)
     try:
@@ -44,9 +42,3 @@ async def enrol_session(
     if identity.spki_sha256 != keys.spki_sha256(key.public_key()):
         raise RemoteError("CA: the certificate it sent is for another key")
     return identity, key
-
-
-def certificate_request(key: Key) -> bytes:
-    """A CSR that shows possession of ``key`` (RFC 2986), DER. The CA takes the key and builds every name itself."""
-    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.DER)

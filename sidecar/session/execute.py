@@ -16,16 +16,15 @@ SIGNALLED = 128
 def run_command(command: list[str], environment: dict[str, str], uid: int) -> int:
     """Run ``command`` to its end; its exit code, 128 + N for signal N, or 125, 126, 127 for our own failures."""
     try:
-        child = subprocess.Popen(
-            command, env=environment, close_fds=True, **_user(uid)
-        )
+        child = _start(command, environment, uid)
     except FileNotFoundError:
-        print(f"lockgate: {command[0]}: not found", file=os.sys.stderr)  # type: ignore[attr-defined]
-        return Exit.NOT_FOUND
+        return _fail(Exit.NOT_FOUND, f"{command[0]}: not found")
     except PermissionError:
-        return Exit.CANNOT_EXECUTE
-    except (OSError, KeyError, subprocess.SubprocessError):
-        return Exit.EXEC_FAILED
+        return _fail(Exit.CANNOT_EXECUTE, f"{command[0]}: may not be executed")
+    except KeyError:
+        return _fail(Exit.EXEC_FAILED, f"uid {uid}: no such user on this machine")
+    except (OSError, subprocess.SubprocessError) as error:
+        return _fail(Exit.EXEC_FAILED, f"{command[0]}: {error}")
     kept = {number: signal.signal(number, lambda n, _: _pass_on(child, n)) for number in PASSED_ON}
     try:
         code = child.wait()

@@ -1,0 +1,192 @@
+"""A real mesh for black-box tests: `lockgate dev` as a process, waited for by its ready line, reaped whatever happens.
+
+Later tests build on this: N tool nodes, the command line as an admin types it, curl, and the records of any node.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+CEILING_SECONDS = 90.0
+"""Generous: a test that waits this long has failed."""
+STOP_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.out)
+        return answer
+
+
+@dataclass
+class Mesh:
+    """A running `lockgate dev` in ``root`` (D)."""
+
+    root: Path
+    process: "subprocess.Popen[str]"
+    env: dict[str, str]
+
+    def member(self, name: str) -> Path:
+        return self.root / name
+
+    def cli(self, *words: str, member: str = "agents-1", operator: str = "") -> Done:
+        """Run lockgate with --dir of a member, and an operator's credential."""
+        who = ["--operator", str(self.root / "operators" / operator)] if operator else []
+        return lockgate("--dir", str(self.member(member)), *who, *words)
+
+    def status(self, member: str) -> dict[str, Any]:
+        return self.cli("status", "--json", member=member).json
+
+    def records(self, member: str, **wanted: object) -> list[dict[str, Any]]:
+        """The audit records of a member with these fields, oldest first."""
+        found = []
+        for volume in sorted((self.member(member) / "lib" / "audit").glob("*.jsonl"), key=_serial):
+            for line in volume.read_bytes().splitlines():
+                record = json.loads(line)
+                if wanted.items() <= record.items():
+                    found.append(record)
+        return found
+
+    def pid(self, member: str) -> int:
+        names = {"ca": "CA_PID", "agents-1": "AGENTS_PID", "tools-1": "TOOLS_PID"}
+        return int(self.env[names[member]])
+
+    def kill(self, member: str) -> None:
+        """kill -9, and wait until it is gone."""
+        pid = self.pid(member)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: _is_dead(pid), f"{member} to be dead")
+
+    @contextmanager
+    def restarted(self, member: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """A daemon of the same folder, as an admin would start it again by hand."""
+        verb = ["ca", "serve"] if member == "ca" else ["run"]
+        with (self.root / "logs" / f"{member}-again.log").open("ab") as log:
+            command = [*LOCKGATE, "--dir", str(self.member(member)), *verb]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            until(lambda: self.cli("status", "--json", member=member).code in (0, 1), f"{member} to answer")
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+LOCKGATE = [sys.executable, "-m", "sidecar.cli"]
+
+
+def lockgate(*words: str, given: str | None = None, environment: dict[str, str] | None = None) -> Done:
+    """Run the command line to its end."""
+    done = subprocess.run(
+        [*LOCKGATE, *words],
+        input=given,
+        stdin=subprocess.DEVNULL if given is None else None,
+        capture_output=True,
+        text=True,
+        timeout=CEILING_SECONDS,
+        env={**os.environ, **(environment or {})},
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def curl(*words: str, uid: int | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run curl, as another user where ``uid`` says so (root only)."""
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if uid is not None else []
+    command = [*become, "curl", "--silent", "--show-error", "--max-time", "60", *words]
+    return subprocess.run(command, capture_output=True, timeout=CEILING_SECONDS, check=False)
+
+
+def until(condition: Callable[[], T], what: str) -> T:
+    """The first true answer of ``condition``; fails when none comes within the ceiling."""
+    deadline = time.monotonic() + CEILING_SECONDS
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"waited {CEILING_SECONDS:.0f} s for {what}"
+        os.sched_yield()
+        time.sleep(0.02)  # noqa: TID251 - polls other processes, which tell nobody
+    return answer
+
+
+@contextmanager
+def dev_mesh(root: Path, *options: str) -> Iterator[Mesh]:
+    """`lockgate dev --dir ROOT --json` from its ready line to its end."""
+    log = root.with_name(root.name + ".stderr")
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            [*LOCKGATE, "dev", "--dir", str(root), "--json", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"lockgate dev ended before it was ready: {log.read_text()}"
+        assert json.loads(line)["event"] == "ready"
+        yield Mesh(root, process, read_env(root / "env"))
+    finally:
+        stop(process)
+
+
+def stop(process: "subprocess.Popen[str]") -> float:
+    """Ctrl-C, and reap; seconds until it ended. Kills what is left of its process group."""
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_SECONDS * 2)
+    finally:
+        elapsed = time.monotonic() - started
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    return elapsed
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """The exports of D/env."""
+    lines = path.read_text().splitlines()
+    pairs = (line.removeprefix("export ").partition("=") for line in lines)
+    return {name: value.strip("'") for name, _, value in pairs}
+
+
+def has(*programs: str) -> bool:
+    return all(shutil.which(program) for program in programs)
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _is_dead(pid: int) -> bool:
+    """Gone, or a zombie that waits for its parent: `lockgate dev` reaps at its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _serial(volume: Path) -> str:
+    return volume.stem.rpartition("-")[2]
