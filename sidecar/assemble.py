@@ -3,28 +3,38 @@
 from collections.abc import Iterable
 
 from pki.clock import Wall
-from pki.statement import Lock, Member, Node, Operator
+from pki.statement import Lock, Member, Node, Revocation
 from sidecar.gossip.store import Entry
-from sidecar.snapshot import LockInForce, NodeMember, OperatorMember, Restrictions, RevocationInForce, Roster, Target
+from sidecar.policy.model import Policy
+from sidecar.snapshot import (
+    LockInForce,
+    NodeMember,
+    OperatorMember,
+    Restrictions,
+    RevocationInForce,
+    Roster,
+    Snapshot,
+    Target,
+    digest_of,
+)
 
 
 def roster(members: Iterable[Member]) -> Roster:
     """The roster that the newest member statements make."""
     nodes: dict[str, NodeMember] = {}
     operators: dict[str, OperatorMember] = {}
-    for member in members:
-        match member.member:
-            case Node() as node:
-                nodes[node.name] = NodeMember(
-                    node.name,
-                    tuple(node.addresses),
-                    node.version,
-                    tuple(node.features),
-                    tuple(node.labels),
-                )
-            case Operator() as operator:
-                roles = frozenset(operator.roles)
-                operators[operator.name] = OperatorMember(operator.name, operator.key, roles)
+    for one in members:
+        member = one.member
+        if isinstance(member, Node):
+            nodes[member.name] = NodeMember(
+                name=member.name,
+                addresses=tuple(member.addresses),
+                version=member.version,
+                features=tuple(member.features),
+                labels=tuple(member.labels),
+            )
+        else:
+            operators[member.name] = OperatorMember(member.name, member.key, frozenset(member.roles))
     return Roster(nodes, operators)
 
 
@@ -33,11 +43,18 @@ def restrictions(entries: Iterable[Entry]) -> Restrictions:
     locks: list[LockInForce] = []
     revocations: list[RevocationInForce] = []
     for entry in entries:
-        statement, body = entry.statement, entry.statement.body
+        name, body = entry.statement.id, entry.statement.body
         if isinstance(body, Lock):
-            target = Target(body.target.kind, body.target.value)
-            locks.append(LockInForce(statement.id, target, Wall(entry.ends), entry.author, body.message))
-        else:
-            target = Target(body.target.kind, body.target.value)  # type: ignore[union-attr]  # in_force yields these two
-            revocations.append(RevocationInForce(statement.id, target, entry.author))
+            at = Target(body.target.kind, body.target.value)
+            locks.append(LockInForce(name, at, Wall(entry.ends), entry.author, body.message))
+        elif isinstance(body, Revocation):
+            at = Target(body.target.kind, body.target.value)
+            revocations.append(RevocationInForce(name, at, entry.author))
     return Restrictions(locks, revocations)
+
+
+def snapshot(policy: Policy | None, bundle_digest: str, members: Roster, in_force: Restrictions) -> Snapshot:
+    """All of it under its digest."""
+    return Snapshot(
+        policy, bundle_digest, members, in_force, digest_of(policy, bundle_digest, members, in_force)
+    )

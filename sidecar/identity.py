@@ -2,15 +2,22 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
+
+from cryptography import x509
 
 from pki import chain as chains
 from pki import keys
-from pki.errors import LocalError, RemoteError
-from pki.profile import spiffe_id_of
+from pki.bundle import TrustBundle, key_of, open_pinned
+from pki.certificate import read
+from pki.errors import LocalError, LockgateError, RemoteError
 from pki.spiffe import SpiffeId
+from pki.spki import Key, spki_sha256
+from pki.statement import parse
 
 KEY_FILE = "key.pem"
 CHAIN_FILE = "chain.pem"
+BUNDLE_FILE = "bundle.statement"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +26,19 @@ class Credential:
 
     id: SpiffeId
     chain: tuple[bytes, ...]
-    key: keys.Key = field(repr=False)
+    key: Key = field(repr=False)
 
     @classmethod
-    def load(cls, folder: Path, passphrase: bytes | None = None) -> "Credential":
+    def load(cls, folder: Path, passphrase: bytes | None = None) -> Self:
         """The credential in ``folder``; raises LocalError when it is missing, bad or readable by others."""
+        path = folder / CHAIN_FILE
         try:
-            chain = chains.from_pem((folder / CHAIN_FILE).read_bytes())
-            name = spiffe_id_of(chain[0])
+            chain = chains.from_pem(path.read_bytes())
+            name = named(chain[0])
         except OSError as error:
-            raise LocalError(f"{folder / CHAIN_FILE}: {error.strerror}; run: lockgate join") from None
+            raise LocalError(f"{path}: {error.strerror}; run: lockgate join") from None
         except RemoteError as error:
-            raise LocalError(f"{folder / CHAIN_FILE}: {error}") from None
+            raise LocalError(f"{path}: {error}") from None
         return cls(name, chain, keys.load(folder / KEY_FILE, passphrase))
 
     def save(self, folder: Path, passphrase: bytes | None = None) -> None:
@@ -38,3 +46,36 @@ class Credential:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         keys.save(self.key, folder / KEY_FILE, passphrase)
         keys.save_private(chains.to_pem(self.chain), folder / CHAIN_FILE)
+
+
+def named(certificate: bytes) -> SpiffeId:
+    """The SPIFFE ID in a DER certificate, unjudged; raises RemoteError."""
+    extension = read(certificate).extension(x509.SubjectAlternativeName)
+    names = extension.value.get_values_for_type(x509.UniformResourceIdentifier) if extension else []
+    if len(names) != 1:
+        raise RemoteError("certificate: not exactly one SPIFFE ID")
+    return SpiffeId.parse(names[0])
+
+
+def ca_of(bundle: TrustBundle) -> SpiffeId:
+    """The CA that a bundle speaks of: the name in its statement keys."""
+    return named(bundle.statement_keys[0])
+
+
+def save_bundle(raw: bytes, folder: Path) -> None:
+    """Keep the bundle that a join proved by its pin: from here on it is this machine's trust anchor."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys.save_private(raw, folder / BUNDLE_FILE)
+
+
+def load_bundle(folder: Path) -> TrustBundle:
+    """The trust anchor that a join left in ``folder``; raises LocalError."""
+    path = folder / BUNDLE_FILE
+    try:
+        statement = parse(path.read_bytes())
+        pins = frozenset({spki_sha256(key_of(statement.envelope.chain[0]))})
+        return open_pinned(statement, pins)
+    except OSError as error:
+        raise LocalError(f"{path}: {error.strerror}; run: lockgate join") from None
+    except LockgateError as error:
+        raise LocalError(f"{path}: {error}") from None

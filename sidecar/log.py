@@ -11,7 +11,7 @@ import trio
 QUIET_SECONDS = 10.0
 
 
-def configure(level: str, *, as_json: bool) -> None:
+def configure(level: str, *, as_json: bool = False) -> None:
     """Set up the process's logger."""
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)

@@ -2,43 +2,66 @@
 
 import hashlib
 import os
+from itertools import count
 from pathlib import Path
 
 from pki.errors import LocalError
+from sidecar.defaults import MIB
+from sidecar.disk import Disk, RealDisk, write_durably
 
-MAX_OBJECT_BYTES = 1024 * 1024
+MAX_OBJECT_BYTES = MIB
+
+_fresh = count()
 
 
 class Objects:
     """A folder of files named by the hex SHA-256 of their content. Blocking."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, disk: Disk | None = None) -> None:
         self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._disk = disk or RealDisk()
+        self._disk.make_folder(folder)
 
     def put(self, data: bytes) -> str:
         """Keep ``data``; its digest. Durable on return; raises LocalError when it cannot be written."""
+        if len(data) > MAX_OBJECT_BYTES:
+            raise LocalError(f"an object of {len(data)} bytes, at most {MAX_OBJECT_BYTES} are kept")
         digest = hashlib.sha256(data).hexdigest()
-        path = self._folder / digest
-        if path.exists():
-            return digest
-        fresh = path.with_suffix(f".{os.getpid()}.new")
         try:
-            with fresh.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.rename(path)
+            if self._content(digest) != data:
+                self._write(self._folder / digest, data)
         except OSError as error:
-            raise LocalError(f"{path}: {error.strerror}") from None
+            raise LocalError(f"{self._folder / digest}: {error.strerror}") from None
         return digest
 
     def read(self, digest: str) -> bytes | None:
-        """The object, or None when it is not held; raises LocalError when the file was changed."""
+        """The object, or None when it is not held; raises LocalError when it cannot be read or was changed."""
         try:
-            data = (self._folder / digest).read_bytes()
-        except FileNotFoundError:
-            return None
-        if hashlib.sha256(data).hexdigest() != digest:
+            data = self._content(digest)
+        except OSError as error:
+            raise LocalError(f"{self._folder / digest}: {error.strerror}") from None
+        if data is not None and hashlib.sha256(data).hexdigest() != digest:
             raise LocalError(f"{self._folder / digest}: its content is not what its name says; delete it")
         return data
+
+    def _content(self, digest: str) -> bytes | None:
+        try:
+            return self._disk.read(self._folder / digest, 0, MAX_OBJECT_BYTES + 1)
+        except FileNotFoundError:
+            return None
+
+    def _write(self, path: Path, data: bytes) -> None:
+        # The name is ours alone, or another process's that is gone: two writers never share a file.
+        fresh = path.with_name(f"{path.name}.{os.getpid()}-{next(_fresh)}.new")
+        if fresh.name in self._disk.names(self._folder):
+            self._disk.remove(fresh)
+        file = self._disk.create(fresh)
+        try:
+            write_durably(file, data)
+        except OSError:
+            self._disk.remove(fresh)
+            raise
+        finally:
+            file.close()
+        self._disk.rename(fresh, path)
+        self._disk.sync_folder(self._folder)

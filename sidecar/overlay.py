@@ -8,6 +8,7 @@ vouches for (an agent's session, an operator) is refused before HELLO: it has no
 """
 
 import hashlib
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -25,9 +26,18 @@ from pki.tls.context import make_context
 from pki.tls.frames import FrameStream
 from pki.tls.stream import TlsStream
 from pki.verify import Identity, verify
-from sidecar.config import Address
+from sidecar.address import Address
 from sidecar.identity import Credential
-from sidecar.wire import CONTROL_LIMITS, HELLO_LIMITS, STREAM_LIMITS, VERSION, Feature, FrameType, Hello, decode_as
+from sidecar.wire import (
+    CONTROL_LIMITS,
+    HELLO_LIMITS,
+    STREAM_LIMITS,
+    VERSION,
+    Feature,
+    FrameType,
+    Hello,
+    decode_as,
+)
 
 HANDSHAKE_SECONDS = 5.0
 
@@ -78,6 +88,20 @@ class Connection:
         if not self.opens:
             opener, acceptor = acceptor, opener
         return self.tls.exporter(label, spki_pair(opener, acceptor))
+
+    def is_quiet(self) -> bool:
+        """Whether an idle connection is still there, with nothing unasked for on it. Asks the kernel, waits for nothing."""
+        transport = self.tls.transport
+        if not isinstance(transport, trio.SocketStream):
+            return True
+        try:
+            with socket.fromfd(transport.socket.fileno(), transport.socket.family, socket.SOCK_STREAM) as peek:
+                peek.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return False  # An end, or bytes that nobody asked for.
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self.tls)

@@ -11,6 +11,8 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from pki import codec
+from pki.errors import LocalError, RemoteError
+from pki.framing import MAX_FRAME_BODY
 from pki.statement import Certificates, Id, Sequence, Sha256Hex, Text, Wire
 
 VERSION = 1
@@ -44,19 +46,19 @@ STREAM_LIMITS = {
     FrameType.PROVE: 32 * KIB,
     FrameType.OPEN: 1 * KIB,
     FrameType.ACCEPTED: 64,
-    FrameType.REFUSED: 4 * KIB,
-    FrameType.DATA: 256 * KIB,
+    FrameType.REFUSED: 8 * KIB,
+    FrameType.DATA: MAX_FRAME_BODY,
     FrameType.END: 0,
     FrameType.RESET: 64,
 }
 
 CONTROL_LIMITS = {
-    FrameType.STATEMENTS: 256 * KIB,
-    FrameType.SUMMARY: 64,
-    FrameType.IDS: 256 * KIB,
-    FrameType.WANT: 256 * KIB,
+    FrameType.STATEMENTS: MAX_FRAME_BODY,
+    FrameType.SUMMARY: 128,
+    FrameType.IDS: MAX_FRAME_BODY,
+    FrameType.WANT: MAX_FRAME_BODY,
     FrameType.FETCH: 128,
-    FrameType.OBJECT: 256 * KIB,
+    FrameType.OBJECT: MAX_FRAME_BODY,
 }
 
 
@@ -65,6 +67,10 @@ class Feature:
 
     TCP = "tcp"
     ALL = (TCP,)
+
+
+ReasonWord = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{0,32}\Z")]
+"""A :class:`sidecar.reasons.Reason`, or a newer version's word for one; empty where an end just went away."""
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,20 +82,20 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     opens: bool
 
 
-class Prove(Wire):
+class Prove(Wire, frozen=True):
     """``signature`` is by the session's key over the proof message of :mod:`sidecar.proxy.proof`."""
 
     body: bytes
     signature: Annotated[bytes, msgspec.Meta(max_length=128)]
 
 
-class ProveBody(Wire):
+class ProveBody(Wire, frozen=True):
     """What a PROVE's ``body`` decodes to: the session's certificate chain, leaf first, DER."""
 
     chain: Certificates
 
 
-class Open(Wire):
+class Open(Wire, frozen=True):
     """Ask for one stream. ``ordinal`` counts the OPENs of a connection from 0."""
 
     ordinal: Sequence
@@ -99,60 +105,60 @@ class Open(Wire):
     traceparent: Annotated[str, msgspec.Meta(max_length=55)] = ""
 
 
-class Accepted(Wire):
+class Accepted(Wire, frozen=True):
     """The stream is open: admitted, decided, recorded and connected at the tool's node."""
 
     ordinal: Sequence
 
 
-class Refused(Wire):
+class Refused(Wire, frozen=True):
     """The stream is not open, and why. The connection stays usable."""
 
     ordinal: Sequence
-    reason: Text
+    reason: ReasonWord
     rule: Text = ""
     hint: Text = ""
 
 
-class Reset(Wire):
+class Reset(Wire, frozen=True):
     """The stream ends at once and the connection with it."""
 
-    reason: Text
+    reason: ReasonWord
 
 
-class Statements(Wire):
+class Statements(Wire, frozen=True):
     """Envelopes, as many as fit."""
 
     envelopes: Annotated[list[bytes], msgspec.Meta(max_length=4096)]
 
 
-class Summary(Wire):
+class Summary(Wire, frozen=True):
     """SHA-256 over the sorted ids of all statements held. Equal means there is nothing to repair."""
 
     digest: Sha256Hex
 
 
-class Ids(Wire):
+class Ids(Wire, frozen=True):
     """All ids held, in parts of at most 8,192, 16 bytes each in one string; ``last`` marks the last part."""
 
     ids: bytes
     last: bool
 
 
-class Want(Wire):
+class Want(Wire, frozen=True):
     """Ids whose statements the peer is asked for, 16 bytes each in one string."""
 
     ids: bytes
 
 
-class Fetch(Wire):
+class Fetch(Wire, frozen=True):
     """Ask for an object (a policy's text) by its SHA-256, from ``offset`` on."""
 
     digest: Sha256Hex
     offset: Sequence
 
 
-class Object(Wire):
+class Object(Wire, frozen=True):
     """A part of an object. ``total`` is its whole size; 0 says that it is not held here."""
 
     digest: Sha256Hex
@@ -161,7 +167,7 @@ class Object(Wire):
     data: bytes
 
 
-BODIES: dict[FrameType, type[Wire]] = {
+BODIES: dict[int, type[Wire]] = {
     FrameType.PROVE: Prove,
     FrameType.OPEN: Open,
     FrameType.ACCEPTED: Accepted,
@@ -174,19 +180,25 @@ BODIES: dict[FrameType, type[Wire]] = {
     FrameType.FETCH: Fetch,
     FrameType.OBJECT: Object,
 }
-_TYPES = {schema: frame_type for frame_type, schema in BODIES.items()}
+_TYPES = {schema: FrameType(frame_type) for frame_type, schema in BODIES.items()}
 _LIMITS = {**HELLO_LIMITS, **STREAM_LIMITS, **CONTROL_LIMITS}
 
 
 def encode(message: Wire) -> tuple[int, bytes]:
-    """The frame type and body of ``message``."""
-    return _TYPES[type(message)], codec.encode(message)
+    """The frame type and body of ``message``; raises LocalError for one that its peer would have to refuse."""
+    kind = _TYPES[type(message)]
+    body = codec.encode(message)
+    if len(body) > _LIMITS[kind]:
+        raise LocalError(f"{kind.name}: {len(body)} bytes, at most {_LIMITS[kind]} may be sent")
+    return kind, body
 
 
 def decode(frame_type: int, body: bytes) -> Wire:
     """The message in a frame; raises RemoteError. DATA, END and HELLO are not messages of this table."""
-    kind = FrameType(frame_type)
-    return decode_as(BODIES[kind], body, kind)
+    schema = BODIES.get(frame_type)
+    if schema is None:
+        raise RemoteError(f"frame type {frame_type} carries no message")
+    return decode_as(schema, body, FrameType(frame_type))
 
 
 def decode_as(schema: type[T], body: bytes, kind: FrameType) -> T:

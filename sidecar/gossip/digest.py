@@ -4,9 +4,8 @@ import base64
 import hashlib
 from collections.abc import Iterable
 
-from pki.ids import ID_CHARS, new_id
-
-ID_BYTES = 16
+from pki.errors import RemoteError
+from pki.ids import ID_BYTES, ID_CHARS, new_id
 
 
 def of_numbered(items: Iterable[tuple[int, bytes]]) -> str:
@@ -28,6 +27,7 @@ def pack(ids: Iterable[str]) -> bytes:
 
 
 def unpack(packed: bytes) -> list[str]:
-    """The ids in ``packed``; a rest shorter than an id is dropped."""
-    whole = len(packed) // ID_BYTES * ID_BYTES
-    return [new_id(packed[at : at + ID_BYTES]) for at in range(0, whole, ID_BYTES)]
+    """The ids in ``packed``; raises RemoteError unless it is whole ids."""
+    if len(packed) % ID_BYTES:
+        raise RemoteError("ids: not a multiple of 16 bytes")
+    return [new_id(packed[at : at + ID_BYTES]) for at in range(0, len(packed), ID_BYTES)]

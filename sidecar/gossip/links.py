@@ -15,7 +15,7 @@ from pki.errors import LockgateError, RemoteError
 from pki.spiffe import SpiffeId
 from pki.statement import Wire
 from sidecar import wire
-from sidecar.config import Address
+from sidecar.address import Address
 from sidecar.overlay import Connection, Overlay
 
 QUEUE_MESSAGES = 1_024

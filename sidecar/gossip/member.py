@@ -1,51 +1,57 @@
 """One member's share of the mesh's state: judge, merge, make durable, apply, pass on, acknowledge.
 
-    take(envelopes) -> parse -> judge -> merge -> [restrictions act] -> flood -> fsync -> [permissions act]
+    take(envelopes) -> parse -> judge -> merge -> flood -> [restrictions act] -> fsync -> [permissions act]
                     -> streams cut -> receipt
 
-A restriction (lock, revocation) acts from memory before it is durable; a permission (policy, roster, unlock) acts
-only once it is on disk. Both nodes and the CA are members; what only the CA does hangs on ``on_merged``.
+Rules:
+
+1. A restriction (lock, revocation) acts from memory before it is durable, and goes on acting when it cannot be made
+   so; it is written as soon as the disk takes it again. A permission (policy, roster entry, lift, bundle) acts only
+   once it is on disk; one that cannot be written is forgotten, and repair brings it again.
+2. A receipt means: durable here, in force here, and the streams it ended are dead. None is given for less.
+3. A node is fresh only while all it holds is durable: else a crash would lose what its freshness rests on.
+4. One batch is taken in whole or, where its link dies under it, still in whole: nothing is left half done.
+5. A policy is compiled outside the lock: a kill switch never waits behind it.
+
+Both nodes and the CA are members; what only the CA does hangs on ``Outlet.merged``.
 """
 
-import hashlib
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
 
-import structlog
 import trio
 
 from pki.bundle import TrustBundle, open_successor
-from pki.clock import Boot, Clock, Wall
-from pki.errors import ConfigError, LocalError, LockgateError, RemoteError
-from pki.judge import Trust, Word, judge
-from pki.spiffe import IdKind, SpiffeId
-from pki.statement import KINDS, Adoption, Bundle, Heartbeat, Operator, Policy, Signer, Statement, Wire, parse
+from pki.clock import Clock, Wall
+from pki.errors import RemoteError
+from pki.judge import Word
+from pki.statement import KINDS, Heartbeat, Operator, Policy, Statement, Wire, parse
 from sidecar import assemble
-from sidecar.gossip.flood import Arrived, Declined, Flood, LinkDown, LinkUp, Merged, Send, Ticked
-from sidecar.gossip.freshness import SKEW, Beat, Freshness, InForce
+from sidecar.gossip.flood import (
+    Arrived,
+    Beaten,
+    Declined,
+    Flood,
+    LinkDown,
+    LinkUp,
+    Merged,
+    Reconsidered,
+    Send,
+    Ticked,
+)
+from sidecar.gossip.freshness import Beat, Freshness, InForce
+from sidecar.gossip.intake import Ground, admit, original_of
 from sidecar.gossip.journal import Journal
-from sidecar.gossip.store import Entry, Store, is_restriction, merge_order
-from sidecar.objects import MAX_OBJECT_BYTES, Objects
-from sidecar.policy.load import load_policy
-from sidecar.policy.model import Policy as CompiledPolicy
+from sidecar.gossip.ledger import Ledger
+from sidecar.gossip.policies import Loaded, Policies
+from sidecar.gossip.store import Store, is_restriction, stages
+from sidecar.objects import Objects
 from sidecar.snapshot import Moment, Snapshot
 from sidecar.wire import Fetch, Ids, Object, Statements, Summary, Want
 
-OBJECT_PART_BYTES = 192 * 1024
-NO_POLICY = "0" * 64
-
-T = TypeVar("T")
-
-log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """A snapshot took effect: ``cut`` counts the streams it ended, by the statement that ended them."""
-
-    snapshot: Snapshot
-    cut: dict[str, int]
+_PERMITTING = {"bundle", "member", "unlock", "unrevoke"}
+"""What changes who may say what, once it is durable. Only the CA and the root sign it."""
 
 
 class Outlet(Protocol):
@@ -55,7 +61,10 @@ class Outlet(Protocol):
         """Queue a message on a control link."""
 
     async def apply(self, snapshot: Snapshot) -> dict[str, int]:
-        """Let decisions read ``snapshot``; returns once the streams it cuts are dead, with their count by rule."""
+        """Let decisions read ``snapshot``; returns once the streams it cuts are dead, with their count by rule.
+
+        Bounded by the implementation: the next statement waits for it.
+        """
 
     async def merged(self, statement: Statement, word: Word) -> None:
         """A statement was taken in, durable by now."""
@@ -64,22 +73,16 @@ class Outlet(Protocol):
         """These are in force here, durably: give receipts."""
 
 
-@dataclass
-class Loaded:
-    """The policy in force: its statement's sequence, its digest, and its compiled form."""
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A statement that was merged, and what a receipt is due for once it is durable; None: nothing."""
 
-    sequence: int = 0
-    digest: str = NO_POLICY
-    policy: CompiledPolicy | None = None
-    fault: str = ""
-    """Why a newer policy is not in force, if there is one."""
+    word: Word
+    acknowledged: Statement | None
 
-
-@dataclass
-class _Download:
-    digest: str
-    size: int
-    data: bytearray = field(default_factory=bytearray)
+    @property
+    def statement(self) -> Statement:
+        return self.word.statement
 
 
 class Member:
@@ -92,19 +95,20 @@ class Member:
         self.freshness = Freshness()
         self.bundle = bundle
         self.loaded = Loaded()
-        self.unready = ""
-        """Why statements cannot be made durable now; empty while they can."""
         self.declined = 0
+        self.snapshot = assemble.snapshot(None, bundle.digest, assemble.roster(()), assemble.restrictions(()))
         self._flood = Flood(self.store)
-        self._journal = journal
-        self._objects = objects
+        self._ledger = Ledger(journal)
+        self._policies = Policies(objects, outlet.send)
         self._clock = clock
         self._outlet = outlet
         self._lock = trio.Lock()
-        self._threads = trio.CapacityLimiter(1)
-        self._download: _Download | None = None
-        self._roster = assemble.roster(())
-        self.snapshot = self._assemble()
+        self._policy_lock = trio.Lock()
+        self._roster = self.snapshot.roster
+        self._next_end: int | None = None
+        self._pending: dict[str, _Taken] = {}
+        self._cut: dict[str, int] = {}
+        self._to_announce: list[Word] = []
 
     # -- reading
 
@@ -112,10 +116,16 @@ class Member:
         return self.freshness.moment(self._clock.wall(), self._clock.boot())
 
     @property
+    def unready(self) -> str:
+        """Why statements cannot be made durable now; empty while they can."""
+        return self._ledger.unready
+
+    @property
     def floor(self) -> Wall:
         return self.freshness.floor(self._clock.boot())
 
     def operator(self, name: str) -> Operator | None:
+        """The roster's entry of an operator."""
         entry = self.store.newest("member", f"operator/{name}")
         member = getattr(entry.statement.body, "member", None) if entry else None
         return member if isinstance(member, Operator) else None
@@ -124,27 +134,24 @@ class Member:
 
     async def restore(self, boot_id: str) -> None:
         """Take up what was durable before a restart; raises LocalError when it is damaged."""
-        for entry in await self._in_thread(self._journal.entries):
+        for entry in await self._ledger.entries():
             self.store.restore(entry)
-        kept = await self._in_thread(self._journal.heartbeat)
-        if kept is not None:
-            raw, boot, received, _ = kept
-            statement = parse(raw)
-            if isinstance(statement.body, Heartbeat):
-                beat = Beat(statement, statement.body, Boot(received) if boot == boot_id else None)
-                self.freshness.observe(beat, Wall(max(self._clock.wall(), beat.issued)))
-                self._flood.heartbeat = raw
-        await self._settle([entry.statement for entry in self._restored()], cutting=False)
-
-    def _restored(self) -> list[Entry]:
-        return [e for name in self.store.ids() if (e := self.store.entry(name)) is not None]
+        self._ledger.discard(self.store.settle(self.store.ids()))
+        newest = await self._ledger.recall(self.freshness, boot_id)
+        if newest is not None:
+            self._flood.handle(Beaten(newest.raw, None))
+        named = self._named_policy()
+        if named is not None:
+            await self._policies.check(named)
+        async with self._lock:
+            await self._permit()
+        await self._bring_policy()
 
     # -- events
 
     async def link_changed(self, peer: str, up: bool) -> None:
         self._send(self._flood.handle(LinkUp(peer) if up else LinkDown(peer)))
-        if up and self._download is not None:
-            self._outlet.send(peer, Fetch(digest=self._download.digest, offset=len(self._download.data)))
+        self._policies.ask(self._flood.links)
 
     async def message(self, peer: str, message: Wire) -> None:
         """A message from a control link; raises RemoteError when the peer breaks the protocol."""
@@ -154,237 +161,203 @@ class Member:
             case Summary() | Ids() | Want():
                 self._send(self._flood.handle(Arrived(peer, message)))
             case Fetch():
-                await self._serve_object(peer, message)
+                await self._policies.serve(peer, message)
             case Object():
-                await self._receive_object(peer, message)
+                if await self._policies.receive(peer, message, self._flood.links):
+                    await self._bring_policy()
             case _:
                 raise RemoteError(f"{type(message).__name__} does not belong on a control link")
 
     async def tick(self, entropy: bytes) -> None:
-        """Once a second: compare with a few peers, delete what ended long ago, and let restrictions end."""
+        """Once a second: compare with a few peers, write what waits, delete what ended long ago, end what ends."""
         self._send(self._flood.handle(Ticked(entropy)))
+        self._policies.ask(self._flood.links)
         async with self._lock:
-            gone = self.store.expire(self.floor)
-            if gone:
-                await self._in_thread(self._journal.delete, gone)
-            await self._refresh()
-
-    # -- taking in
+            with trio.CancelScope(shield=True):
+                if self._pending:
+                    await self._make_durable()
+                self._ledger.discard(self.store.expire(self.floor))
+                await self._ledger.sweep()
+                if self._next_end is not None and self._next_end <= self.floor:
+                    await self._publish()
+        await self._announce()
+        await self._bring_policy()
 
     async def take(self, envelopes: Iterable[bytes], source: str | None) -> list[str]:
-        """Judge and take in envelopes from ``source`` (None: our own). Why each refused one was refused.
+        """Judge and take in envelopes from ``source`` (None: our own). Why each refused one was refused, ``id: why``.
 
         Raises RemoteError when bytes do not even parse: that peer breaks the protocol.
         """
-        statements = merge_order([parse(raw) for raw in envelopes])
+        statements = [parse(raw) for raw in envelopes]
+        refusals: dict[str, str] = {}
         async with self._lock:
-            refusals: list[str] = []
-            taken: list[tuple[Statement, Word]] = []
-            for statement in statements:
-                if statement.id in self.store:
-                    continue
-                try:
-                    word = self._judge(statement)
-                    if isinstance(statement.body, Heartbeat):
-                        self._beat(statement, source)
-                    elif self._merge(word):
-                        taken.append((statement, word))
-                except RemoteError as error:
-                    refusals.append(f"{statement.id}: {error}")
-                    self._flood.handle(Declined((statement.id,)))
-            self.declined += len(refusals)
-            if taken:
-                await self._taken(taken, source)
-            elif any(isinstance(s.body, Heartbeat) for s in statements):
-                await self._confirm()
-        return refusals
+            with trio.CancelScope(shield=True):
+                for stage in stages(statements):
+                    await self._take_stage(stage, source, refusals)
+                self._confirm()
+        await self._announce()
+        await self._bring_policy()
+        return [f"{name}: {why}" for name, why in refusals.items()]
 
-    def _judge(self, statement: Statement) -> Word:
-        now = self.moment().now
-        if statement.payload.issued > now + SKEW:
-            raise RemoteError(f"statement {statement.kind}: issued in the future")
-        if isinstance(statement.body, Bundle):
-            open_successor(statement, self.bundle)
-            return Word(statement, frozenset({Signer.ROOT}), None)
-        word = judge(statement, Trust(self.bundle, self.operator), now)
-        if word.by is not None and self._is_revoked(word.by):
-            raise RemoteError(f"statement {statement.kind}: its signer {word.by} is revoked")
-        return word
+    async def keep_time(self, boot_id: str) -> None:
+        """Make the newest heartbeats durable, so that floor and freshness survive a restart."""
+        await self._ledger.keep(self.freshness, boot_id)
 
-    def _is_revoked(self, by: SpiffeId) -> bool:
-        kinds = {IdKind.NODE: "node", IdKind.OPERATOR: "operator"}
-        kind = kinds.get(by.kind)
-        return kind is not None and self.snapshot.restrictions.revokes(kind, by.name)
+    # -- taking in
 
-    def _merge(self, word: Word) -> bool:
-        body = word.statement.body
-        original = None
-        if isinstance(body, Adoption):
-            original = parse(body.original)
-            kind = KINDS.get(original.kind)
-            if kind is None or not kind.restriction:
-                raise RemoteError("statement adoption: only restrictions are adopted")
-        return self.store.merge(word, original, self.moment().now)
-
-    async def _taken(self, taken: list[tuple[Statement, Word]], source: str | None) -> None:
-        statements = [statement for statement, _ in taken]
-        self._send(self._flood.handle(Merged(tuple(s.raw for s in statements), source)))
-        cut: dict[str, int] = {}
-        if any(map(is_restriction, statements)):
-            cut = await self._publish()
-        entries = {e.statement.id: e for s in statements if (e := self.store.entry(s.id)) is not None}
-        try:
-            await self._in_thread(self._journal.append, list(entries.values()))
-        except LocalError as error:
-            self.unready = str(error)
-            log.error("statements are not durable", why=str(error))
-            self.store.forget(s.id for s in statements if not is_restriction(s))
-            return
-        self.unready = ""
-        await self._settle(statements, cut=cut)
-        for statement, word in taken:
-            await self._outlet.merged(statement, word)
-
-    async def _settle(
-        self, statements: list[Statement], *, cut: dict[str, int] | None = None, cutting: bool = True
-    ) -> None:
-        """What permits takes effect: it is durable now."""
-        self.store.settle(s.id for s in statements)
-        bundle = self.store.newest("bundle")
-        if bundle is not None and bundle.statement.digest.hex() != self.bundle.digest:
-            self.bundle = open_successor(bundle.statement, self.bundle)
-        self._roster = assemble.roster(self.store.members())
-        await self._load_policy()
-        counts = await self._publish()
-        for name, count in (cut or {}).items():
-            counts[name] = counts.get(name, 0) + count
-        await self._confirm()
-        if cutting:
-            self._acknowledge(statements, counts)
-
-    def _acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
-        due = []
-        for statement in statements:
-            original = statement
-            if isinstance(statement.body, Adoption):
+    async def _take_stage(self, stage: list[Statement], source: str | None, refusals: dict[str, str]) -> None:
+        taken: list[_Taken] = []
+        for statement in stage:
+            if statement.id in self.store or self.freshness.is_old(statement):
                 continue
-            kind = KINDS.get(original.kind)
-            if kind is not None and kind.acknowledged and not self._policy_pending(original):
-                due.append(original)
-        if due:
-            self._outlet.acknowledge(due, cut)
+            try:
+                one = self._admit(statement, source)
+            except RemoteError as error:
+                refusals[statement.id] = str(error)
+                self.declined += 1
+                self._decline(statement, source)
+            else:
+                taken += [one] if one else []
+            # Each costs signatures, and a joiner gets thousands: let others run in between.
+            await trio.lowlevel.checkpoint()
+        if taken:
+            await self._take_in(taken, source, refusals)
 
-    def _policy_pending(self, statement: Statement) -> bool:
-        return isinstance(statement.body, Policy) and statement.body.digest != self.loaded.digest
+    def _admit(self, statement: Statement, source: str | None) -> _Taken | None:
+        """Judge and merge one; None when that was all there is to do. Raises RemoteError when it is refused."""
+        moment = self.moment()
+        ground = Ground(self.bundle, self.operator, self.snapshot.restrictions, moment)
+        word = admit(statement, ground)
+        if isinstance(statement.body, Heartbeat):
+            self._observe(statement, statement.body, source)
+            return None
+        original = original_of(statement)
+        due = original or statement
+        is_new = due.id not in self.store
+        if not self.store.merge(word, original, moment.now):
+            self._decline(statement, source)
+            return None
+        kind = KINDS.get(due.kind)
+        acknowledged = is_new and kind is not None and kind.acknowledged and due.kind != "policy"
+        return _Taken(word, due if acknowledged else None)
 
-    async def _publish(self) -> dict[str, int]:
-        snapshot = self._assemble()
-        if snapshot.digest == self.snapshot.digest:
-            return {}
-        self.snapshot = snapshot
-        return await self._outlet.apply(snapshot)
+    async def _take_in(self, taken: list[_Taken], source: str | None, refusals: dict[str, str]) -> None:
+        raws = tuple(one.statement.raw for one in taken)
+        self._send(self._flood.handle(Merged(raws, source)))
+        self._pending |= {one.statement.id: one for one in taken}
+        if any(is_restriction(one.statement) for one in taken):
+            await self._publish()
+        await self._make_durable()
+        for one in taken:
+            if one.statement.id not in self.store and self.unready:
+                refusals[one.statement.id] = f"not durable here: {self.unready}"
 
-    async def _refresh(self) -> None:
-        """Restrictions that ended by the floor leave the snapshot."""
+    async def _make_durable(self) -> None:
+        """Write what waits. Then what permits takes effect, and receipts are due."""
+        due = list(self._pending.values())
+        held = [self.store.entry(one.statement.id) for one in due]
+        entries = {entry.statement.id: entry for entry in held if entry is not None}
+        if not await self._ledger.append(entries.values()):
+            lost = [name for name, one in self._pending.items() if not is_restriction(one.statement)]
+            self.store.forget(lost)
+            for name in lost:
+                del self._pending[name]
+            return
+        self._pending.clear()
+        self._ledger.discard(self.store.settle(entries))
+        if any(one.statement.kind in _PERMITTING for one in due):
+            await self._permit()
+        self._acknowledge([one.acknowledged for one in due if one.acknowledged is not None])
+        self._to_announce += [one.word for one in due]
+
+    async def _permit(self) -> None:
+        """What is durable now may permit: put it in force, and judge anew what was refused without it."""
+        self._take_up_bundle()
+        self._roster = assemble.roster(self.store.members())
         await self._publish()
+        self._flood.handle(Reconsidered())
 
-    def _assemble(self) -> Snapshot:
-        return Snapshot.of(
-            policy=self.loaded.policy,
-            bundle_digest=self.bundle.digest,
-            roster=self._roster,
-            restrictions=assemble.restrictions(self.store.in_force(self.floor)),
+    def _acknowledge(self, statements: list[Statement]) -> None:
+        cut = {one.id: self._cut.pop(one.id, 0) for one in statements}
+        if statements:
+            self._outlet.acknowledge(statements, cut)
+
+    async def _announce(self) -> None:
+        """Outside the lock: whoever hears of a statement may answer with one."""
+        while self._to_announce:
+            word = self._to_announce.pop(0)
+            await self._outlet.merged(word.statement, word)
+
+    def _take_up_bundle(self) -> None:
+        entry = self.store.newest("bundle")
+        if entry is not None and entry.statement.digest.hex() != self.bundle.digest:
+            bundle = open_successor(entry.statement, self.bundle)
+            if bundle.newer_than(self.bundle):
+                self.bundle = bundle
+
+    async def _publish(self) -> None:
+        """Put in force what is held, unless nothing changed. What it cuts is counted for the next receipts."""
+        held = list(self.store.in_force(self.floor))
+        self._next_end = min((entry.ends for entry in held), default=None)
+        snapshot = assemble.snapshot(
+            self.loaded.policy, self.bundle.digest, self._roster, assemble.restrictions(held)
         )
+        if snapshot.digest == self.snapshot.digest:
+            return
+        self.snapshot = snapshot
+        for rule, count in (await self._outlet.apply(snapshot)).items():
+            if rule in self.store:
+                self._cut[rule] = self._cut.get(rule, 0) + count
 
     # -- heartbeats
 
-    def _beat(self, statement: Statement, source: str | None) -> None:
-        assert isinstance(statement.body, Heartbeat)
-        beat = Beat(statement, statement.body, self._clock.boot())
-        if self.freshness.observe(beat, self._clock.wall()):
-            self._flood.heartbeat = statement.raw
-            self._send(self._flood.handle(Merged((statement.raw,), source)))
+    def _observe(self, statement: Statement, body: Heartbeat, source: str | None) -> None:
+        if self.freshness.observe(Beat(statement, body, self._clock.boot()), self._clock.wall()):
+            self._send(self._flood.handle(Beaten(statement.raw, source)))
 
-    async def _confirm(self) -> None:
+    def _confirm(self) -> None:
         beat = self.freshness.newest
-        if beat is None or beat is self.freshness.confirmed:
+        if beat is None or beat is self.freshness.confirmed or self._pending:
             return
-        in_force = InForce(
-            self.bundle.epoch,
-            self.loaded.sequence,
-            self.loaded.digest,
-            self.bundle.sequence,
-            self.bundle.digest,
-        )
-        self.freshness.confirm(in_force, self.store.numbered_digest(beat.issued))
+        loaded, bundle = self.loaded, self.bundle
+        in_force = InForce(bundle.epoch, loaded.sequence, loaded.digest, bundle.sequence, bundle.digest)
+        self.freshness.confirm(in_force, self.store.numbered_digest(beat.issued, beat.body.number))
 
-    async def keep_time(self, boot_id: str) -> None:
-        """Make the newest heartbeat durable, so that the floor survives a restart."""
-        beat = self.freshness.newest
-        if beat is not None and beat.received is not None:
-            complete = beat is self.freshness.confirmed
-            await self._in_thread(
-                self._journal.keep_heartbeat, beat.statement.raw, boot_id, beat.received, complete
-            )
+    # -- policies
 
-    # -- policy texts
-
-    async def _load_policy(self) -> None:
+    def _named_policy(self) -> Policy | None:
         entry = self.store.newest("policy")
         body = entry.statement.body if entry else None
-        if not isinstance(body, Policy) or body.digest == self.loaded.digest:
-            return
-        text = await self._in_thread(self._objects.read, body.digest)
-        if text is None:
-            if self._download is None or self._download.digest != body.digest:
-                self._download = _Download(body.digest, body.size)
-                self._ask_for_object()
-            return
-        try:
-            compiled = await self._in_thread(load_policy, text, f"policy {body.sequence}")
-        except ConfigError as error:
-            self.loaded.fault = f"policy {body.sequence}: {error.faults[0]}"
-            log.error("policy refused, the old one stays", sequence=body.sequence, why=self.loaded.fault)
-            return
-        self.loaded = Loaded(body.sequence, body.digest, compiled)
+        return body if isinstance(body, Policy) else None
 
-    def _ask_for_object(self) -> None:
-        assert self._download is not None
-        for peer in sorted(self._flood.links)[:3]:
-            self._outlet.send(peer, Fetch(digest=self._download.digest, offset=len(self._download.data)))
-
-    async def _serve_object(self, peer: str, wanted: Fetch) -> None:
-        data = await self._in_thread(self._objects.read, wanted.digest) or b""
-        part = data[wanted.offset : wanted.offset + OBJECT_PART_BYTES]
-        self._outlet.send(peer, Object(digest=wanted.digest, offset=wanted.offset, total=len(data), data=part))
-
-    async def _receive_object(self, peer: str, part: Object) -> None:
-        download = self._download
-        # A part that does not continue the one download under way is late or made up; only bytes we asked for count.
-        if download is None or part.digest != download.digest or part.offset != len(download.data) or not part.data:
+    async def _bring_policy(self) -> None:
+        """Put the newest policy in force, if its text is here and good."""
+        named = self._named_policy()
+        if named is None or not self._policies.is_due(named, self.loaded):
             return
-        download.data += part.data
-        if len(download.data) > min(download.size, MAX_OBJECT_BYTES):
-            self._download = _Download(download.digest, download.size)
-            raise RemoteError("OBJECT: longer than its statement says")
-        if len(download.data) < download.size:
-            self._outlet.send(peer, Fetch(digest=download.digest, offset=len(download.data)))
-            return
-        self._download = None
-        data = bytes(download.data)
-        if hashlib.sha256(data).hexdigest() != download.digest:
-            self._download = _Download(download.digest, download.size)
-            raise RemoteError("OBJECT: its content is not what its digest says")
-        await self._in_thread(self._objects.put, data)
+        async with self._policy_lock:
+            while (named := self._named_policy()) and self._policies.is_due(named, self.loaded):
+                loaded = await self._policies.prepare(named, self.loaded, self._flood.links)
+                if loaded is not None:
+                    await self._load(named, loaded)
+
+    async def _load(self, named: Policy, loaded: Loaded) -> None:
         async with self._lock:
-            entry = self.store.newest("policy")
-            await self._settle([entry.statement] if entry else [])
+            with trio.CancelScope(shield=True):
+                entry = self.store.newest("policy")
+                if entry is None or entry.statement.body != named:
+                    return
+                self.loaded = loaded
+                await self._publish()
+                self._confirm()
+                self._acknowledge([] if loaded.fault else [entry.statement])
 
     # -- plumbing
+
+    def _decline(self, statement: Statement, source: str | None) -> None:
+        if source is not None:
+            self._flood.handle(Declined(source, (statement.id,)))
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
             self._outlet.send(send.peer, send.message)
-
-    async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
-        return await trio.to_thread.run_sync(work, *args, limiter=self._threads)

@@ -2,66 +2,75 @@
 
 Rules:
 
-1. An entry is never evicted. It leaves when its statement has expired by the floor for longer than RETENTION,
-   or when a newer statement of the same subject (policy, bundle, member of one name) supersedes it.
+1. An entry is never evicted. It leaves when its statement has expired by the floor for longer than RETENTION (so
+   that a heartbeat's set is still whole), or when a newer, *settled* statement of the same subject (policy, bundle, member of one name) supersedes it.
 2. In force = restrictions that have not ended by the floor, less the ids that an unlock (for locks) or an
-   unrevoke (for revocations) names. A lift may arrive before what it lifts: nothing depends on order. A lift
-   counts only once it is durable, a restriction at once.
-3. An adoption is the CA's number on somebody else's restriction. The restriction keeps its own id, and both
-   ids count as held.
+   unrevoke (for revocations) names. A lift may arrive before what it lifts: nothing depends on order.
+3. A restriction counts from the merge on. What permits (a lift, a roster entry, a policy, a bundle) counts once it
+   is *settled*, which is to say durable; until then the one before it stays.
+4. An adoption is the CA's number on somebody else's restriction. The restriction keeps its own id, and the ids of
+   both count as held. Adopted twice, it has two numbers and ends at the later of the two.
+5. A signer beyond its quota is refused; what it has in force stays. Without a quota one stolen key could fill the
+   disk of every member. What the CA numbers has none.
 
-Pure: who signed is judged before (:mod:`pki.judge`), durability comes after (:mod:`sidecar.gossip.journal`).
+Pure: who signed is judged before (:mod:`sidecar.gossip.intake`), durability comes after
+(:mod:`sidecar.gossip.journal`).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from pki.clock import HOUR, MINUTE, Wall
+from pki.certificate import read
+from pki.clock import Wall
+from pki.errors import RemoteError
 from pki.judge import Word
+from pki.profile import check_leaf
+from pki.spiffe import IdKind, SpiffeId
 from pki.statement import KINDS, Adoption, Bundle, Lift, Lock, Member, Policy, Receipt, Revocation, Statement
+from sidecar.defaults import OPERATOR_LIVE_STATEMENTS, OPERATOR_LOCK_MAX_TTL, RETENTION
 from sidecar.gossip import digest
 
-OPERATOR_LOCK_LIFE = 4 * HOUR
-
-RETENTION = MINUTE
-"""How much longer than its expiry a statement is kept, so that a heartbeat's set is still whole (us)."""
+MEMBER_LIVE_STATEMENTS = 4_096
+"""Of any signer but the CA, the root and operators, of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One statement as held. ``adoption`` is the CA's statement that took it over, if any."""
+    """One statement as held. ``accepted`` is when it was first seen; ``author`` a SPIFFE ID, or ca or root."""
 
     statement: Statement
     author: str
     accepted: Wall
-    adoption: Statement | None = None
+    adoptions: tuple[Statement, ...] = ()
+    """The CA's statements that took it over, by number."""
 
     @property
-    def numbered(self) -> Statement | None:
-        """The statement that carries the CA's number for this entry."""
-        if self.adoption is not None:
-            return self.adoption
-        return self.statement if self.statement.payload.number else None
+    def numbered(self) -> tuple[Statement, ...]:
+        """The statements that carry a number of the CA's for this entry."""
+        own = (self.statement,) if self.statement.payload.number else ()
+        return (*own, *self.adoptions)
 
     @property
     def ends(self) -> int:
-        """When a restriction ends (wall, us). An operator alone stops the mesh for OPERATOR_LOCK_LIFE at most."""
-        if self.adoption is not None:
-            return self.adoption.payload.expires
+        """When a restriction ends (wall, us). An operator alone stops the mesh for OPERATOR_LOCK_MAX_TTL at most."""
+        if self.numbered:
+            return max(statement.payload.expires for statement in self.numbered)
         expires = self.statement.payload.expires
-        if self.statement.kind == "lock" and self.numbered is None:
-            return min(expires, self.accepted + OPERATOR_LOCK_LIFE)
-        return expires
+        return (
+            min(expires, self.accepted + OPERATOR_LOCK_MAX_TTL) if self.statement.kind == "lock" else expires
+        )
 
 
 class Store:
-    """What a member holds. Changed by :meth:`merge` and :meth:`expire` only."""
+    """What a member holds. Changed by :meth:`merge`, :meth:`settle`, :meth:`forget` and :meth:`expire` only."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._adoptions: dict[str, str] = {}
-        self._newest: dict[tuple[str, str], str] = {}
+        self._subjects: dict[tuple[str, str], set[str]] = {}
         self._settled: set[str] = set()
+        self._quota: Counter[tuple[str, str]] = Counter()
         self._ids_digest: str | None = None
 
     def __contains__(self, statement_id: str) -> bool:
@@ -71,16 +80,19 @@ class Store:
         return len(self._entries)
 
     def entry(self, statement_id: str) -> Entry | None:
+        """The entry of a statement, by its own id or by that of an adoption."""
         return self._entries.get(self._adoptions.get(statement_id, statement_id))
 
     def raw(self, statement_id: str) -> bytes | None:
         """The envelope of an id that is held."""
         entry = self.entry(statement_id)
-        if entry is None:
-            return None
-        if statement_id in self._adoptions and entry.adoption is not None:
-            return entry.adoption.raw
-        return entry.statement.raw
+        held = (entry.statement, *entry.adoptions) if entry else ()
+        return next((statement.raw for statement in held if statement.id == statement_id), None)
+
+    def last_number(self) -> int:
+        """The highest number of the CA's that is held; 0 before the first."""
+        numbers = (one.payload.number for entry in self._entries.values() for one in entry.numbered)
+        return max(numbers, default=0)
 
     def ids(self) -> list[str]:
         return [*self._entries, *self._adoptions]
@@ -91,84 +103,97 @@ class Store:
         return self._ids_digest
 
     def merge(self, word: Word, original: Statement | None, at: Wall) -> bool:
-        """Take in a verified statement; ``original`` is what an adoption wraps. False: nothing changed."""
+        """Take in a verified statement; ``original`` is what an adoption wraps. False: nothing changed.
+
+        Raises RemoteError when its signer has had its quota.
+        """
         statement = word.statement
         if statement.id in self:
             return False
         if isinstance(statement.body, Adoption) and original is not None:
-            self._adopt(statement, original, word.author, at)
-        elif not self._supersede(statement):
+            known = self._entries.get(original.id)
+            entry = known or Entry(original, _signer_of(original) or word.author, at)
+            self._hold(replace(entry, adoptions=by_number((*entry.adoptions, statement))))
+            return True
+        entry = Entry(statement, word.author, at)
+        if any(_order(rival.statement) > _order(statement) for rival in self._rivals(statement)):
             return False
-        else:
-            self._entries[statement.id] = Entry(statement, word.author, at)
-        self._ids_digest = None
+        self._check_quota(entry)
+        self._hold(entry)
         return True
 
     def restore(self, entry: Entry) -> None:
-        """Put back an entry that was merged before a restart."""
-        self._entries[entry.statement.id] = entry
-        if entry.adoption is not None:
-            self._adoptions[entry.adoption.id] = entry.statement.id
-        key = _subject(entry.statement)
-        if key is not None:
-            self._newest[key] = entry.statement.id
-        self._settled.add(entry.statement.id)
-        self._ids_digest = None
+        """Put back an entry that was settled before a restart; :meth:`settle` them all once they are back."""
+        self._hold(entry)
 
-    def settle(self, ids: Iterable[str]) -> None:
-        """These are durable now. A lift counts only from here on: what permits is never taken from memory."""
-        self._settled.update(name for name in ids if name in self._entries)
-
-    def forget(self, ids: Iterable[str]) -> None:
-        """Let go of what could not be made durable; repair brings it again."""
+    def settle(self, ids: Iterable[str]) -> list[str]:
+        """These are durable now, so that what permits counts; the ids of what that superseded, now gone."""
+        gone: list[str] = []
         for name in ids:
-            if name in self._entries:
-                self._drop(name)
-
-    def expire(self, floor: Wall) -> list[str]:
-        """Delete what ended more than RETENTION before ``floor``; the ids that went."""
-        gone = [name for name, entry in self._entries.items() if _gone_after(entry) + RETENTION <= floor]
+            entry = self._entries.get(name)
+            if entry is None:
+                continue
+            self._settled.add(name)
+            rivals = self._rivals(entry.statement)
+            gone += [r.statement.id for r in rivals if _order(r.statement) < _order(entry.statement)]
         for name in gone:
             self._drop(name)
         return gone
 
-    def numbered_digest(self, after: int) -> str:
-        """The set that a heartbeat issued at ``after`` (us) promises: all numbered that expire later."""
+    def forget(self, ids: Iterable[str]) -> None:
+        """Let go of what could not be made durable; repair brings it again."""
+        for name in ids:
+            if name in self._entries and name not in self._settled:
+                self._drop(name)
+
+    def expire(self, floor: Wall) -> list[str]:
+        """Delete what ended more than RETENTION before ``floor``; the ids that went."""
+        gone = [name for name, entry in self._entries.items() if _expires(entry) + RETENTION <= floor]
+        for name in gone:
+            self._drop(name)
+        return gone
+
+    def numbered_digest(self, after: int, up_to: int | None = None) -> str:
+        """The set that a heartbeat issued at ``after`` (us) promises: all numbered, up to its number, that expire later."""
         return digest.of_numbered(
-            (numbered.payload.number, numbered.digest)
+            (statement.payload.number, statement.digest)
             for entry in self._entries.values()
-            if (numbered := entry.numbered) is not None and numbered.payload.expires > after
+            for statement in entry.numbered
+            if statement.payload.expires > after and (up_to is None or statement.payload.number <= up_to)
         )
 
     def in_force(self, floor: Wall) -> Iterator[Entry]:
         """The restrictions that hold at ``floor``."""
         lifted = self._lifted()
         for name, entry in self._entries.items():
-            if isinstance(entry.statement.body, Lock | Revocation) and entry.ends > floor:
-                if (entry.statement.kind, name) not in lifted:
-                    yield entry
+            is_live = isinstance(entry.statement.body, Lock | Revocation) and entry.ends > floor
+            if is_live and (entry.statement.kind, name) not in lifted:
+                yield entry
 
     def newest(self, kind: str, subject: str = "") -> Entry | None:
         """The policy or bundle statement in force, or a member's entry (``node/NAME``, ``operator/NAME``)."""
-        name = self._newest.get((kind, subject))
-        return None if name is None else self._entries[name]
+        held = self._subjects.get((kind, subject), ())
+        settled = [self._entries[name] for name in held if name in self._settled]
+        return max(settled, key=lambda entry: _order(entry.statement), default=None)
 
     def members(self) -> Iterator[Member]:
-        for kind, subject in self._newest:
+        """The newest entry of each member."""
+        for kind, subject in self._subjects:
             entry = self.newest(kind, subject)
             if entry is not None and isinstance(entry.statement.body, Member):
                 yield entry.statement.body
 
     def receipts(self, statement_id: str) -> dict[str, Receipt]:
-        """Who acknowledged a statement: author's SPIFFE ID to its receipt."""
-        found = {}
+        """Who acknowledged a statement first: author's SPIFFE ID to its receipt."""
+        found: dict[str, Entry] = {}
         for entry in self._entries.values():
             body = entry.statement.body
             if isinstance(body, Receipt) and any(line.id == statement_id for line in body.applied):
-                found[entry.author] = body
-        return found
+                found[entry.author] = min(found.get(entry.author, entry), entry, key=_issued)
+        return {author: entry.statement.body for author, entry in found.items()}  # type: ignore[misc]  # all Receipts
 
     def _lifted(self) -> set[tuple[str, str]]:
+        """What is lifted, with its kind: a stolen unlock must not be worth an unrevoke."""
         lifts = {"unlock": "lock", "unrevoke": "revocation"}
         return {
             (lifts[entry.statement.kind], name)
@@ -177,39 +202,63 @@ class Store:
             for name in entry.statement.body.ids
         }
 
-    def _adopt(self, adoption: Statement, original: Statement, author: str, at: Wall) -> None:
-        known = self._entries.get(original.id)
-        entry = known or Entry(original, author, at)
-        self._entries[original.id] = replace(entry, adoption=adoption)
-        self._adoptions[adoption.id] = original.id
+    def _rivals(self, statement: Statement) -> list[Entry]:
+        """What is held of the same subject, itself included."""
+        subject = _subject(statement)
+        return [self._entries[name] for name in self._subjects.get(subject, ())] if subject else []
 
-    def _supersede(self, statement: Statement) -> bool:
-        """Whether ``statement`` is to be kept; drops what it supersedes."""
-        key = _subject(statement)
-        if key is None:
-            return True
-        held = self.newest(*key)
-        if held is not None:
-            if _order(held.statement) >= _order(statement):
-                return False
-            self._drop(held.statement.id)
-        self._newest[key] = statement.id
-        return True
+    def _check_quota(self, entry: Entry) -> None:
+        quota = _quota(entry)
+        if quota is not None and self._quota[quota] >= _allowance(quota):
+            raise RemoteError(
+                f"statement {entry.statement.kind}: its signer has {self._quota[quota]} live already, the most there may be"
+            )
+
+    def _hold(self, entry: Entry) -> None:
+        name = entry.statement.id
+        if name not in self._entries:
+            self._count(entry, 1)
+        self._entries[name] = entry
+        self._adoptions |= {adoption.id: name for adoption in entry.adoptions}
+        subject = _subject(entry.statement)
+        if subject is not None:
+            self._subjects.setdefault(subject, set()).add(name)
+        self._ids_digest = None
 
     def _drop(self, name: str) -> None:
         entry = self._entries.pop(name)
+        self._count(entry, -1)
         self._settled.discard(name)
-        if entry.adoption is not None:
-            del self._adoptions[entry.adoption.id]
-        key = _subject(entry.statement)
-        if key is not None and self._newest.get(key) == name:
-            del self._newest[key]
+        for adoption in entry.adoptions:
+            del self._adoptions[adoption.id]
+        subject = _subject(entry.statement)
+        if subject is not None:
+            self._subjects[subject].discard(name)
+            if not self._subjects[subject]:
+                del self._subjects[subject]
         self._ids_digest = None
 
+    def _count(self, entry: Entry, change: int) -> None:
+        quota = _quota(entry)
+        if quota is not None:
+            self._quota += Counter({quota: change})
 
-def merge_order(statements: Iterable[Statement]) -> list[Statement]:
-    """Bundles, then the CA's in its order, then the rest: who may sign is known before what was signed."""
-    return sorted(statements, key=lambda s: (s.kind != "bundle", s.payload.number == 0, s.payload.number))
+
+def stages(statements: Iterable[Statement]) -> list[list[Statement]]:
+    """Bundles, the CA's in its order, the rest: who may sign is in force before what was signed is judged."""
+    bundles: list[Statement] = []
+    numbered: list[Statement] = []
+    others: list[Statement] = []
+    for statement in statements:
+        stage = bundles if statement.kind == "bundle" else numbered if statement.payload.number else others
+        stage.append(statement)
+    numbered.sort(key=lambda statement: statement.payload.number)
+    return [stage for stage in (bundles, numbered, others) if stage]
+
+
+def by_number(adoptions: Iterable[Statement]) -> tuple[Statement, ...]:
+    """Adoptions of one statement in the order in which an entry keeps them."""
+    return tuple(sorted(adoptions, key=lambda adoption: (adoption.payload.number, adoption.digest)))
 
 
 def is_restriction(statement: Statement) -> bool:
@@ -218,12 +267,38 @@ def is_restriction(statement: Statement) -> bool:
     return statement.kind == "adoption" or (kind is not None and kind.restriction)
 
 
-def _gone_after(entry: Entry) -> int:
-    adopted = entry.adoption.payload.expires if entry.adoption else 0
-    return max(entry.statement.payload.expires, adopted)
+def _signer_of(statement: Statement) -> str:
+    """Whom its own chain names: the CA, which adopted it, has judged that. Empty if that is nobody."""
+    try:
+        name, _ = check_leaf(read(statement.envelope.chain[0]), "")
+    except RemoteError:
+        return ""
+    return str(name or "")
+
+
+def _quota(entry: Entry) -> tuple[str, str] | None:
+    """Under what an entry is counted; None: it is the CA's or the root's."""
+    if not entry.author.startswith("spiffe://"):
+        return None
+    is_operator = SpiffeId.parse(entry.author).kind is IdKind.OPERATOR
+    return entry.author, "" if is_operator else entry.statement.kind
+
+
+def _allowance(quota: tuple[str, str]) -> int:
+    _, kind = quota
+    return MEMBER_LIVE_STATEMENTS if kind else OPERATOR_LIVE_STATEMENTS
+
+
+def _expires(entry: Entry) -> int:
+    return max(statement.payload.expires for statement in (entry.statement, *entry.adoptions))
+
+
+def _issued(entry: Entry) -> tuple[int, str]:
+    return entry.statement.payload.issued, entry.statement.id
 
 
 def _subject(statement: Statement) -> tuple[str, str] | None:
+    """Of what the statement is one version among others; None: it stands for itself."""
     body = statement.body
     if isinstance(body, Policy | Bundle):
         return statement.kind, ""
@@ -233,11 +308,12 @@ def _subject(statement: Statement) -> tuple[str, str] | None:
     return None
 
 
-def _order(statement: Statement) -> tuple[int, int, int]:
+def _order(statement: Statement) -> tuple[int, int, int, bytes]:
+    """Which of two versions is newer. The digest makes it total: two bodies at one number end the same everywhere."""
     body = statement.body
     sequence = 0
     if isinstance(body, Policy | Bundle):
         sequence = body.sequence
     elif isinstance(body, Member):
         sequence = body.member.sequence
-    return statement.payload.epoch, sequence, statement.payload.number
+    return statement.payload.epoch, sequence, statement.payload.number, statement.digest

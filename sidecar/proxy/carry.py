@@ -15,7 +15,7 @@ import trio
 from pki.clock import Clock
 from pki.errors import RemoteError
 from sidecar.audit import record
-from sidecar.audit.record import Caller, Record, Role, Ruling, Subject, Traffic
+from sidecar.audit.record import Caller, Record, Ruling, Subject, Traffic
 from sidecar.audit.writer import AuditUnavailableError
 from sidecar.policy.decide import Decision, Request, decide
 from sidecar.policy.model import Audit, Verdict
@@ -30,6 +30,9 @@ STATEMENT_SECONDS = 1.0
 
 ENGINE = "1"
 """Version of the decision code: a record of another engine is not comparable."""
+
+_WORDS = frozenset(Reason)
+
 
 class Ended(Exception):
     """The stream could not be opened, or broke. Without a reason its caller just went away."""
@@ -55,13 +58,16 @@ class Recorder(Protocol):
 class Arrival(Protocol):
     """Where a stream comes from and goes to."""
 
-    near: trio.abc.HalfCloseableStream
     request: Request
     subject: Subject
     caller: Caller | None
     near_fault: Reason | None
     far_fault: Reason
     """What it means when an end breaks; None: nothing, the caller went away."""
+
+    @property
+    def near(self) -> trio.abc.HalfCloseableStream:
+        """The end that the stream came from."""
 
     async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:
         """The far end, connected; raises Ended."""
@@ -91,7 +97,7 @@ class Situation(Protocol):
     def sight(self) -> Sight: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Carrier:
     """Carries streams. One for a node."""
 
@@ -103,6 +109,11 @@ class Carrier:
     max_streams: int
     turnover: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     """Woken whenever a stream has left the table."""
+
+    def reconfigure(self, limits: Limits, max_streams: int) -> None:
+        """For streams from now on."""
+        self.limits = limits
+        self.max_streams = max_streams
 
     async def until_gone(self, ended: Iterable[Live]) -> None:
         """Return once these streams have closed both ends and written their record."""
@@ -288,7 +299,7 @@ def end_reason(word: str) -> Reason | None:
     """A peer's word for why it refused or cut; None when it says that its caller just went away."""
     if not word:
         return None
-    return Reason(word) if word in Reason else Reason.BAD_REQUEST
+    return Reason(word) if word in _WORDS else Reason.BAD_REQUEST
 
 
 def _ended(broken: Broken, arrival: Arrival) -> Ended:

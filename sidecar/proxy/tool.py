@@ -76,7 +76,8 @@ class OpenArrival:
 class Node(Protocol):
     """What this side needs to know of the node it runs on."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def standing(self) -> Standing: ...
 
@@ -87,7 +88,7 @@ class Node(Protocol):
 class ToolSide:
     """Serves the stream connections on which peers open streams."""
 
-    def __init__(self, node: Node, carrier: Carrier, on_refusal: Callable[[str], None]) -> None:
+    def __init__(self, node: Node, carrier: Carrier, on_refusal: Callable[[str, str], None]) -> None:
         self._node = node
         self._carrier = carrier
         self._on_refusal = on_refusal
@@ -141,7 +142,7 @@ class ToolSide:
         subject = Subject(stream="", role=Role.TOOL, peer=connection.peer.name)
         ruling = Ruling(verdict="deny", reason=Reason.BAD_PROOF, hint=why[:500])
         self._carrier.audit.append(record.denied(at, subject, ruling))
-        self._on_refusal(Reason.BAD_PROOF)
+        self._on_refusal(Reason.BAD_PROOF, why)
 
     async def _serve_open(
         self, connection: Connection, opening: wire.Open, identity: Identity | None

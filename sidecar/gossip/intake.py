@@ -1,0 +1,89 @@
+"""What a statement must be, beside rightly signed, before it is let into the store. Pure.
+
+Rules:
+
+1. Nothing from the future: a rogue member could park statements that act later.
+2. Nothing expired, by the very rule by which the store deletes: what one member deleted no other brings back.
+3. No older bundle than the one in force: rolled back, it would revive a tainted key.
+4. Nothing new from a revoked signer; what it said before stays in force until lifted.
+5. No lock of an operator's own over four hours: a stolen key stops the mesh for so long at most.
+6. No adoption of anything but a restriction: the CA signs permissions itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pki.bundle import TrustBundle, open_successor
+from pki.errors import RemoteError
+from pki.judge import Trust, Word, judge
+from pki.spiffe import IdKind, SpiffeId
+from pki.statement import KINDS, Adoption, Bundle, Lock, Operator, Signer, Statement, parse
+from pki.verify import Identity, verify
+from sidecar.defaults import OPERATOR_LOCK_MAX_TTL, RETENTION, SKEW
+from sidecar.snapshot import Facts, Moment, Restrictions
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What an intake rests on: whom we trust, what is in force, and what time it is."""
+
+    bundle: TrustBundle
+    operator: Callable[[str], Operator | None]
+    restrictions: Restrictions
+    moment: Moment
+
+
+def admit(statement: Statement, ground: Ground) -> Word:
+    """Who says this, verified and not too late; raises RemoteError naming the rule that refuses it."""
+    _check_times(statement, ground.moment)
+    if isinstance(statement.body, Bundle):
+        return _admit_bundle(statement, ground.bundle)
+    word = judge(statement, Trust(ground.bundle, ground.operator), ground.moment.now)
+    if word.by is not None and _is_revoked(word, word.by, ground):
+        raise RemoteError(f"statement {statement.kind}: its signer {word.by} is revoked")
+    ttl = statement.payload.expires - statement.payload.issued
+    if isinstance(statement.body, Lock) and Signer.CA not in word.signers and ttl > OPERATOR_LOCK_MAX_TTL:
+        raise RemoteError("statement lock: an operator's lock lasts at most 4 h")
+    return word
+
+
+def original_of(statement: Statement) -> Statement | None:
+    """What an adoption wraps, None for any other kind; raises RemoteError unless it is a restriction."""
+    if not isinstance(statement.body, Adoption):
+        return None
+    original = parse(statement.body.original)
+    kind = KINDS.get(original.kind)
+    if kind is None or not kind.restriction:
+        raise RemoteError("statement adoption: only restrictions are adopted")
+    return original
+
+
+def _check_times(statement: Statement, moment: Moment) -> None:
+    if statement.payload.issued > moment.now + SKEW:
+        raise RemoteError(f"statement {statement.kind}: issued in the future")
+    if statement.payload.expires + RETENTION <= moment.floor:
+        raise RemoteError(f"statement {statement.kind}: expired")
+
+
+def _admit_bundle(statement: Statement, current: TrustBundle) -> Word:
+    bundle = open_successor(statement, current)
+    if bundle.digest != current.digest and not bundle.newer_than(current):
+        raise RemoteError("trust bundle: older than the one in force")
+    return Word(statement, frozenset({Signer.ROOT}), None)
+
+
+def _is_revoked(word: Word, by: SpiffeId, ground: Ground) -> bool:
+    """By name, or by the certificate it signs with."""
+    names = {
+        IdKind.NODE: Facts(nodes=(by.name,), serials=_serials(word, ground)),
+        IdKind.OPERATOR: Facts(operator=by.name, serials=_serials(word, ground)),
+        IdKind.AGENT: Facts(id=str(by), agent=by.name, session=by.session, nodes=(by.node,)),
+    }
+    facts = names.get(by.kind)
+    return facts is not None and ground.restrictions.revocation_of(facts) is not None
+
+
+def _serials(word: Word, ground: Ground) -> tuple[str, ...]:
+    # The judge has verified this very chain at this very moment: the answer is remembered.
+    identity = verify(word.statement.envelope.chain, ground.bundle, ground.moment.now)
+    return (identity.lineage, identity.serial) if isinstance(identity, Identity) else ()

@@ -1,0 +1,57 @@
+r"""The proof that an agent's session stands behind a stream, bound to one connection.
+
+The session's key signs what only the two ends of this very TLS connection can know, so a captured proof is
+worthless anywhere else; and the tool's node takes it only from the node that the session is bound to, so a node
+speaks for its own sessions alone.
+
+    message = "lockgate/prove/v1\0" || exporter || SHA-256(body as received)
+    exporter = TLS-Exporter("EXPORTER-lockgate-prove-v1", SHA-256(opener SPKI digest || acceptor SPKI digest), 32)
+"""
+
+import hashlib
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pki import codec
+from pki.bundle import TrustBundle
+from pki.clock import Wall
+from pki.errors import RemoteError
+from pki.keys import Key
+from pki.spiffe import IdKind
+from pki.verify import Identity, verify
+from sidecar.wire import STREAM_LIMITS, FrameType, Prove, ProveBody
+
+EXPORTER_LABEL = b"EXPORTER-lockgate-prove-v1"
+PREFIX = b"lockgate/prove/v1\0"
+
+
+def prove(key: Key, chain: tuple[bytes, ...], exporter: bytes) -> Prove:
+    """The PROVE of a session (its key and chain, leaf first, DER) on the connection that ``exporter`` is of."""
+    body = codec.encode(ProveBody(chain=list(chain)))
+    return Prove(body=body, signature=key.sign(_message(body, exporter), ec.ECDSA(hashes.SHA256())))
+
+
+def check(proof: Prove, exporter: bytes, peer_node: str, bundle: TrustBundle, at: Wall) -> Identity:
+    """The session that ``proof`` proves; raises RemoteError naming what is wrong."""
+    body = codec.decode(proof.body, ProveBody, limit=STREAM_LIMITS[FrameType.PROVE], what="PROVE body")
+    identity = verify(body.chain, bundle, at)
+    if not isinstance(identity, Identity):
+        raise RemoteError(f"PROVE: {identity}")
+    if identity.id.kind is not IdKind.AGENT:
+        raise RemoteError(f"PROVE: {identity.id} is no session")
+    # A rogue node that got hold of another node's session key must still not be able to use it.
+    if identity.id.node != peer_node:
+        raise RemoteError(f"PROVE: {identity.id} is not bound to node {peer_node}")
+    try:
+        identity.public_key.verify(
+            proof.signature, _message(proof.body, exporter), ec.ECDSA(hashes.SHA256())
+        )
+    except InvalidSignature:
+        raise RemoteError(f"PROVE: not signed by {identity.id} on this connection") from None
+    return identity
+
+
+def _message(body: bytes, exporter: bytes) -> bytes:
+    return PREFIX + exporter + hashlib.sha256(body).digest()

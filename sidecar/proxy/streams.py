@@ -1,0 +1,168 @@
+"""The live table: every stream from admission to its end, and when each must be judged again. Pure.
+
+A stream is entered BEFORE it is decided on. A revocation that arrives between the two therefore finds it, and
+whichever comes last, the decision or the revocation, ends it.
+
+Streams are indexed by what was asked (:class:`Request`): thousands of streams of one session to one service are
+decided once. Time facts change no snapshot, so the table also knows the next instant at which time alone could end
+a stream; the shell looks again then, and each stream checks the same instant before it passes a byte, so that
+after a suspended machine wakes up nothing passes unjudged.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from pki.clock import Boot, Wall
+from sidecar.policy.decide import Decision, Request, next_boundary, redecide
+from sidecar.reasons import Reason
+from sidecar.snapshot import Moment, Snapshot
+
+RECENT = 5_000_000
+"""How long a stream that the peer cut is remembered, to be counted in our own receipt (us)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Microseconds of boot time; 0 is none."""
+
+    idle: int = 0
+    half_close_idle: int = 60_000_000
+    lifetime: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Live:
+    """One stream. ``cancel`` ends it; the reason is set first, so whoever wakes up knows why."""
+
+    id: str
+    request: Request
+    limits: Limits
+    started: Boot
+    cancel: Callable[[], None]
+    active: Boot
+    judge_by: Boot
+    """No byte passes from this instant (boot time) on, until the stream was judged again."""
+    half_closed: bool = False
+    bytes_in: int = 0
+    bytes_out: int = 0
+    reason: Reason | None = None
+    rule: str = ""
+    peer: str = ""
+    is_open: bool = False
+
+    def cut(self, reason: Reason, rule: str = "") -> bool:
+        """End the stream; False when it is ending already."""
+        if self.reason is not None:
+            return False
+        self.reason, self.rule = reason, rule
+        self.cancel()
+        return True
+
+
+@dataclass(slots=True)
+class LiveTable:
+    """All live streams of this node, in both roles."""
+
+    _streams: dict[str, Live] = field(default_factory=dict)
+    _by_request: dict[Request, dict[str, Live]] = field(default_factory=dict)
+    _recent: list[tuple[Boot, Request]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __iter__(self) -> Iterator[Live]:
+        return iter(list(self._streams.values()))
+
+    def find(self, stream: str) -> Live | None:
+        return self._streams.get(stream)
+
+    def admit(self, live: Live) -> bool:
+        """Enter a stream; False when its id is live already (a peer that repeats itself)."""
+        if live.id in self._streams:
+            return False
+        self._streams[live.id] = live
+        self._by_request.setdefault(live.request, {})[live.id] = live
+        return True
+
+    def rebind(self, live: Live, request: Request) -> None:
+        """The same stream, now that more is known of who is under it."""
+        self._unindex(live)
+        live.request = request
+        self._by_request.setdefault(request, {})[live.id] = live
+
+    def close(self, live: Live, now: Boot, *, by_peer: bool = False) -> None:
+        """Take a stream out. One that the peer cut may be counted for our own receipt a moment later."""
+        if self._streams.pop(live.id, None) is None:
+            return
+        self._unindex(live)
+        if by_peer:
+            self._recent.append((now, live.request))
+
+    def redecide(self, snapshot: Snapshot, moment: Moment, now: Boot) -> tuple[list[Live], dict[str, int]]:
+        """Judge every stream again: those cut now, and how many each rule ended.
+
+        A deadline in wall time becomes one in boot time, which no clock step can move.
+        """
+        ended: list[Live] = []
+        counts: dict[str, int] = {}
+        for request, streams in list(self._by_request.items()):
+            decision = redecide(request, snapshot, moment)
+            if decision.reason is None:
+                self._postpone(streams, next_boundary(request, snapshot, moment), moment, now)
+                continue
+            for live in list(streams.values()):
+                if live.cut(decision.reason, decision.rule):
+                    ended.append(live)
+                    counts[decision.rule] = counts.get(decision.rule, 0) + 1
+        self._count_recent(snapshot, moment, now, counts)
+        return ended, counts
+
+    def overdue(self, now: Boot) -> list[Live]:
+        """Cut what ran into a limit of its own: lifetime, idle, or idle after a half-close."""
+        ended = []
+        for live in list(self._streams.values()):
+            reason = _limit_reached(live, now)
+            if reason is not None and live.cut(reason):
+                ended.append(live)
+        return ended
+
+    def next_deadline(self) -> Boot | None:
+        """The earliest instant at which a stream must be judged again."""
+        return min((live.judge_by for live in self._streams.values()), default=None)
+
+    def _postpone(
+        self, streams: dict[str, Live], boundary: Wall | None, moment: Moment, now: Boot
+    ) -> None:
+        judge_by = FOREVER if boundary is None else Boot(now + max(0, boundary - moment.now))
+        for live in streams.values():
+            live.judge_by = judge_by
+
+    def _count_recent(self, snapshot: Snapshot, moment: Moment, now: Boot, counts: dict[str, int]) -> None:
+        kept = []
+        for at, request in self._recent:
+            decision: Decision = redecide(request, snapshot, moment)
+            if decision.reason in (Reason.LOCKED, Reason.REVOKED):
+                counts[decision.rule] = counts.get(decision.rule, 0) + 1
+            elif now - at < RECENT:
+                kept.append((at, request))
+        self._recent = kept
+
+    def _unindex(self, live: Live) -> None:
+        streams = self._by_request[live.request]
+        del streams[live.id]
+        if not streams:
+            del self._by_request[live.request]
+
+
+FOREVER = Boot(2**62)
+
+
+def _limit_reached(live: Live, now: Boot) -> Reason | None:
+    limits = live.limits
+    if limits.lifetime and now - live.started >= limits.lifetime:
+        return Reason.LIFETIME
+    if live.half_closed and limits.half_close_idle and now - live.active >= limits.half_close_idle:
+        return Reason.IDLE
+    if live.is_open and limits.idle and now - live.active >= limits.idle:
+        return Reason.IDLE
+    return None
