@@ -7,7 +7,9 @@ Rules:
 3. No older bundle than the one in force: rolled back, it would revive a tainted key.
 4. Nothing new from a revoked signer; what it said before stays in force until lifted.
 5. No lock of an operator's own over four hours: a stolen key stops the mesh for so long at most.
-6. No adoption of anything but a restriction: the CA signs permissions itself.
+6. No demand: it travels inside the unlock that it asks for. Whoever saw an operator's could send it again, and fill
+   the operator's quota with what it said long ago.
+7. No adoption of anything but a restriction: the CA signs permissions itself.
 """
 
 from collections.abc import Callable
@@ -36,6 +38,8 @@ class Ground:
 def admit(statement: Statement, ground: Ground) -> Word:
     """Who says this, verified and not too late; raises RemoteError naming the rule that refuses it."""
     _check_times(statement, ground.moment)
+    if statement.kind == "demand":
+        raise RemoteError("statement demand: it travels inside an unlock or unrevoke only")
     if isinstance(statement.body, Bundle):
         return _admit_bundle(statement, ground.bundle)
     word = judge(statement, Trust(ground.bundle, ground.operator), ground.moment.now)

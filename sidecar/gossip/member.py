@@ -284,9 +284,10 @@ class Member:
 
     async def _announce(self) -> None:
         """Outside the lock: whoever hears of a statement may answer with one."""
-        while self._to_announce:
-            word = self._to_announce.pop(0)
-            await self._outlet.merged(word.statement, word)
+        with trio.CancelScope(shield=True):
+            while self._to_announce:
+                word = self._to_announce.pop(0)
+                await self._outlet.merged(word.statement, word)
 
     def _take_up_bundle(self) -> None:
         entry = self.store.newest("bundle")
