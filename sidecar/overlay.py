@@ -5,11 +5,14 @@
 
 A peer is ``/node/`` in the roster and not revoked, or ``/ca/`` on control links. Any other identity that the CA
 vouches for (an agent's session, an operator) is refused before HELLO: it has nothing to do on the overlay.
+
+A TLS 1.3 client is through before the server has judged its certificate: a dial counts once the server's HELLO came.
 """
 
 import hashlib
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,11 +20,11 @@ import trio
 from OpenSSL import SSL
 
 from pki import codec
-from pki.bundle import TrustBundle, key_of
+from pki.bundle import TrustBundle
 from pki.clock import Clock, Wall
-from pki.errors import RefusedError, RemoteError, UnreachableError
-from pki.keys import spki_sha256
+from pki.errors import RemoteError, UnreachableError
 from pki.spiffe import IdKind, SpiffeId
+from pki.spki import spki
 from pki.tls.context import make_context
 from pki.tls.frames import FrameStream
 from pki.tls.stream import TlsStream
@@ -73,6 +76,7 @@ class Connection:
     dialled: bool
     """Whether we dialled."""
     own_spki: bytes
+    """Our SubjectPublicKeyInfo, DER."""
     tls: TlsStream
 
     @property
@@ -84,7 +88,7 @@ class Connection:
 
         The context binds both ends' keys in the order opener, acceptor, so that neither can be swapped.
         """
-        opener, acceptor = self.own_spki, self.identity.spki_sha256
+        opener, acceptor = self.own_spki, spki(self.identity.public_key)
         if not self.opens:
             opener, acceptor = acceptor, opener
         return self.tls.exporter(label, spki_pair(opener, acceptor))
@@ -95,7 +99,9 @@ class Connection:
         if not isinstance(transport, trio.SocketStream):
             return True
         try:
-            with socket.fromfd(transport.socket.fileno(), transport.socket.family, socket.SOCK_STREAM) as peek:
+            with socket.fromfd(
+                transport.socket.fileno(), transport.socket.family, socket.SOCK_STREAM
+            ) as peek:
                 peek.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             return False  # An end, or bytes that nobody asked for.
         except BlockingIOError:
@@ -117,61 +123,92 @@ class Overlay:
         self._contexts: dict[bool, tuple[object, SSL.Context]] = {}
 
     async def accept(self, transport: trio.abc.Stream) -> Connection:
-        """The peer at the other end of an accepted connection; raises RemoteError, and closes it, otherwise."""
+        """The peer at the other end of an accepted connection.
+
+        Otherwise closes it, and raises RemoteError for what the peer did or is, UnreachableError if it went away.
+        """
         try:
             with trio.fail_after(HANDSHAKE_SECONDS):
-                tls, identity, standing = await self._secure(transport, server_side=True)
-                frames = FrameStream(tls, HELLO_LIMITS)
-                theirs = await _receive_hello(frames)
-                self._admit(identity, standing, theirs.role)
-                await _send_hello(frames, theirs.role, opens=not theirs.opens)
-        except BaseException as error:
-            await trio.aclose_forcefully(transport)
-            raise _as_refusal(error) from None
-        frames.limits = CONTROL_LIMITS if theirs.role == "control" else STREAM_LIMITS
-        own = spki_sha256(key_of(standing.credential.chain[0]))
-        return Connection(identity, frames, theirs.role, not theirs.opens, False, own, tls)
+                async with _closed_on_failure(transport):
+                    return await self._welcome(transport)
+        except trio.TooSlowError:
+            raise RemoteError(f"no handshake within {HANDSHAKE_SECONDS:.0f} s") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            raise UnreachableError("the peer left before its HELLO") from None
 
-    async def dial(self, address: Address, expected: SpiffeId, role: Role, *, opens: bool = True) -> Connection:
+    async def dial(
+        self, address: Address, expected: SpiffeId, role: Role, *, opens: bool = True
+    ) -> Connection:
         """A connection to ``expected``; raises UnreachableError, or RemoteError when somebody else answers."""
-        with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
-            transport = await self._dial(address)
-            try:
-                tls, identity, standing = await self._secure(transport, server_side=False)
-                if identity.id != expected:
-                    raise RemoteError(f"{address}: {identity.id} answers, not {expected}")
-                self._admit(identity, standing, role)
-                frames = FrameStream(tls, HELLO_LIMITS)
-                await _send_hello(frames, role, opens=opens)
-                theirs = await _receive_hello(frames)
-                if theirs.role != role or theirs.opens is opens:
-                    raise RemoteError(f"{address}: HELLO does not answer ours")
-            except BaseException as error:
-                await trio.aclose_forcefully(transport)
-                raise _as_refusal(error) from None
-            frames.limits = CONTROL_LIMITS if role == "control" else STREAM_LIMITS
-            own = spki_sha256(key_of(standing.credential.chain[0]))
-            return Connection(identity, frames, role, opens, True, own, tls)
-        assert deadline.cancelled_caught
-        raise UnreachableError(f"{address}: no answer within {HANDSHAKE_SECONDS:.0f} s")
+        try:
+            with trio.fail_after(HANDSHAKE_SECONDS):
+                transport = await self._dial(address)
+                async with _closed_on_failure(transport):
+                    return await self._greet(transport, expected, role, opens=opens)
+        except trio.TooSlowError:
+            raise UnreachableError(f"{address}: no answer within {HANDSHAKE_SECONDS:.0f} s") from None
+        except RemoteError as error:
+            raise RemoteError(f"{address}: {error}") from None
+        except OSError as error:
+            raise UnreachableError(f"{address}: {error.strerror or error}") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise UnreachableError(f"{address}: it left before its HELLO") from None
 
-    async def _secure(
-        self, transport: trio.abc.Stream, *, server_side: bool
-    ) -> tuple[TlsStream, Identity, Standing]:
+    def admits(self, connection: Connection) -> bool:
+        """Whether the peer may still be one, as of now.
+
+        Whoever keeps connections asks again once this one can be found there: a revocation that came between its
+        handshake and that moment found nothing to close.
+        """
+        try:
+            self._require_peer(connection.identity, connection.role)
+        except RemoteError:
+            return False
+        return True
+
+    async def _welcome(self, transport: trio.abc.Stream) -> Connection:
+        secured = await self._secure(transport, server_side=True)
+        self._require_peer(
+            secured.identity, "control"
+        )  # The role that asks least: the peer's own comes with HELLO.
+        theirs = await _receive_hello(secured.frames)
+        self._require_peer(secured.identity, theirs.role)
+        await _send_hello(secured.frames, theirs.role, opens=not theirs.opens)
+        _require_version(theirs)  # After ours went out, so that the other side can say it too.
+        return secured.connection(theirs.role, opens=not theirs.opens, dialled=False)
+
+    async def _greet(
+        self, transport: trio.abc.Stream, expected: SpiffeId, role: Role, *, opens: bool
+    ) -> Connection:
+        secured = await self._secure(transport, server_side=False)
+        if secured.identity.id != expected:
+            raise RemoteError(f"{secured.identity.id} answers, not {expected}")
+        self._require_peer(secured.identity, role)
+        await _send_hello(secured.frames, role, opens=opens)
+        theirs = await _receive_hello(secured.frames)
+        _require_version(theirs)
+        if theirs.role != role or theirs.opens is opens:
+            raise RemoteError("its HELLO does not answer ours")
+        return secured.connection(role, opens=opens, dialled=True)
+
+    async def _secure(self, transport: trio.abc.Stream, *, server_side: bool) -> "_Secured":
         standing = self._standing()
         tls = TlsStream(transport, self._context(standing, server_side), server_side=server_side)
         await tls.do_handshake()
         identity = verify(tls.peer_chain(), standing.bundle, standing.now)
         if not isinstance(identity, Identity):
             raise RemoteError(f"peer certificate: {identity}")
-        return tls, identity, standing
+        own = spki(standing.credential.key.public_key())
+        return _Secured(tls, identity, FrameStream(tls, HELLO_LIMITS), own)
 
-    def _admit(self, identity: Identity, standing: Standing, role: Role) -> None:
-        if identity.id.kind is IdKind.CA and role == "control":
-            return
-        if identity.id.kind is not IdKind.NODE:
-            raise RemoteError(f"peer {identity.id}: only nodes have business on the overlay")
-        if not standing.is_member(identity):
+    def _require_peer(self, identity: Identity, role: Role) -> None:
+        standing = self._standing()
+        # The CA is a member and never a proxy: no stream begins or ends at it.
+        is_proxied = role == "stream"
+        _require_kind(identity, _NODES if is_proxied else _PEERS)
+        if is_proxied and standing.credential.id.kind is not IdKind.NODE:
+            raise RemoteError(f"peer {identity.id}: no streams are carried here")
+        if identity.id.kind is IdKind.NODE and not standing.is_member(identity):
             raise RemoteError(f"peer {identity.id}: not in the roster, or revoked")
 
     def _context(self, standing: Standing, server_side: bool) -> SSL.Context:
@@ -188,9 +225,38 @@ class Overlay:
         return known[1]
 
 
+@dataclass(frozen=True, slots=True)
+class _Secured:
+    """A connection whose peer proved who it is, and has not said what it wants."""
+
+    tls: TlsStream
+    identity: Identity
+    frames: FrameStream
+    own_spki: bytes
+
+    def connection(self, role: Role, *, opens: bool, dialled: bool) -> Connection:
+        # The same frames go on: their decoder may hold what came right behind the HELLO.
+        self.frames.limits = CONTROL_LIMITS if role == "control" else STREAM_LIMITS
+        return Connection(self.identity, self.frames, role, opens, dialled, self.own_spki, self.tls)
+
+
+_NODES = frozenset({IdKind.NODE})
+_PEERS = frozenset({IdKind.NODE, IdKind.CA})
+
+
 def spki_pair(opener: bytes, acceptor: bytes) -> bytes:
-    """SHA-256 over both ends' SPKI digests, the opener's first."""
+    """SHA-256 over both ends' SubjectPublicKeyInfo (DER, which tells its own length), the opener's first."""
     return hashlib.sha256(opener + acceptor).digest()
+
+
+def _require_kind(identity: Identity, kinds: frozenset[IdKind]) -> None:
+    if identity.id.kind not in kinds:
+        raise RemoteError(f"peer {identity.id}: it has no business here")
+
+
+def _require_version(theirs: Hello) -> None:
+    if theirs.version != VERSION:
+        raise RemoteError(f"HELLO: version {theirs.version}, this side speaks {VERSION}")
 
 
 async def _send_hello(frames: FrameStream, role: Role, *, opens: bool) -> None:
@@ -202,18 +268,13 @@ async def _receive_hello(frames: FrameStream) -> Hello:
     frame = await frames.receive()
     if frame is None:
         raise RemoteError("the peer left before its HELLO")
-    hello = decode_as(Hello, frame.body, FrameType.HELLO)
-    if hello.version != VERSION:
-        raise RemoteError(f"HELLO: version {hello.version}, this side speaks {VERSION}")
-    return hello
+    return decode_as(Hello, frame.body, FrameType.HELLO)
 
 
-def _as_refusal(error: BaseException) -> BaseException:
-    """Network trouble becomes one of our own types; cancellation and bugs stay what they are."""
-    if isinstance(error, trio.TooSlowError):
-        return RemoteError(f"no handshake within {HANDSHAKE_SECONDS:.0f} s")
-    if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | OSError):
-        return UnreachableError("the connection broke during the handshake")
-    if isinstance(error, RefusedError):
-        return RemoteError(str(error))
-    return error
+@asynccontextmanager
+async def _closed_on_failure(transport: trio.abc.Stream) -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException:
+        await trio.aclose_forcefully(transport)
+        raise

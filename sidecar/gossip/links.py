@@ -70,11 +70,11 @@ class Links:
     def send(self, peer: str, message: Wire) -> None:
         """Queue a message; a link whose queue is full is dropped, its peer does not read."""
         link = self._links.get(peer)
-        if link is None:
+        if link is None or link.scope.cancel_called:
             return
         try:
             link.outbox.send_nowait(message)
-        except (trio.WouldBlock, trio.BrokenResourceError):
+        except trio.WouldBlock:
             log.warning("link dropped: the peer does not read", peer=peer)
             link.scope.cancel()
 
@@ -87,9 +87,8 @@ class Links:
     def contact(self, contacts: Iterable[Contact], nursery: trio.Nursery) -> None:
         """Keep dialling these peers, and no others."""
         self._contacts = {str(c.id): c for c in contacts if c.id != self._own and c.addresses}
-        for peer, scope in list(self._dialling.items()):
-            if peer not in self._contacts:
-                scope.cancel()
+        for peer in self._dialling.keys() - self._contacts.keys():
+            self._dialling.pop(peer).cancel()
         for peer in self._contacts:
             if peer not in self._dialling:
                 scope = self._dialling[peer] = trio.CancelScope()
@@ -105,21 +104,35 @@ class Links:
             return
         try:
             with link.scope:
-                await self._on_change(peer, True)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._send_all, link)
-                    await self._receive_all(peer, link)
-                    nursery.cancel_scope.cancel()
-        except* (LockgateError, trio.BrokenResourceError, trio.ClosedResourceError) as group:
-            log.info("link ended", peer=peer, why=str(group.exceptions[0]))
+                await self._serve(peer, link)
+        except* (
+            LockgateError,
+            trio.BrokenResourceError,
+            trio.ClosedResourceError,
+            trio.TooSlowError,
+        ) as group:
+            log.info("link ended", peer=peer, why=_why(group))
+        except* Exception:  # One link's bug must not end the others: they share a nursery.
+            log.exception("link failed", peer=peer)
         finally:
             await self._give_place(peer, link)
 
+    async def _serve(self, peer: str, link: Link) -> None:
+        # Only now, when a revocation would find the link in its place, is it sure that none is missed.
+        if not self._overlay.admits(link.connection):
+            raise RemoteError(f"{peer} is no member any more")
+        await self._on_change(peer, True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_all, link)
+            await self._receive_all(peer, link)
+            nursery.cancel_scope.cancel()
+
     def _take_place(self, peer: str, link: Link) -> bool:
+        """Whether this link is the one to keep; it replaces any other of the same peer."""
         other = self._links.get(peer)
         if other is not None:
             lower_dials = str(self._own) < peer
-            if link.connection.dialled != lower_dials and other.connection.dialled == lower_dials:
+            if other.connection.dialled == lower_dials != link.connection.dialled:
                 return False
             other.replaced = True
             other.scope.cancel()
@@ -140,8 +153,6 @@ class Links:
 
     async def _receive_all(self, peer: str, link: Link) -> None:
         while (frame := await link.connection.frames.receive()) is not None:
-            if frame.type == wire.FrameType.HELLO:
-                raise RemoteError("a second HELLO")
             await self._on_message(peer, wire.decode(frame.type, frame.body))
 
     async def _keep_dialling(self, peer: str, scope: trio.CancelScope) -> None:
@@ -154,7 +165,8 @@ class Links:
                     await trio.sleep(wait)
                     wait = min(wait * 2, LAST_RETRY_SECONDS)
         finally:
-            self._dialling.pop(peer, None)
+            if self._dialling.get(peer) is scope:
+                del self._dialling[peer]
 
     async def _dial_once(self, peer: str) -> bool:
         contact = self._contacts[peer]
@@ -164,3 +176,11 @@ class Links:
                 await self.run(connection)
                 return True
         return False
+
+
+def _why(group: BaseExceptionGroup[BaseException]) -> str:
+    """The first cause, in words; a nursery wraps it."""
+    cause: BaseException = group
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return str(cause) or type(cause).__name__
