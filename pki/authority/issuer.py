@@ -56,8 +56,11 @@ class Issuer:
             what = f"renewal: {holder.id} is not a node; enrol again with a token"
             raise RefusalError(Refusal.NOT_ALLOWED, what)
         self.refuse_banned(holder.id, holder.lineage)
+        followed = self.register.renewal_of(holder.serial)
+        if followed is not None:
+            return self._again(holder, followed, key)
         plan = self._plan(holder.id, key, at)
-        return self._issue(replace(plan, lineage=holder.lineage), f"renewal of {holder.serial}")
+        return self._issue(replace(plan, lineage=holder.lineage), "renewal", renewed=holder.serial)
 
     def session(self, session: SpiffeId, key: PublicKey, at: Wall, may_issue: MayIssue) -> Chain:
         """The first or next certificate of an agent's session, asked for by the node in its SPIFFE ID."""
@@ -82,6 +85,18 @@ class Issuer:
         if self.register.is_banned(identity, lineage):
             raise RefusalError(Refusal.BANNED, f"{identity}: revoked; ask an operator to unrevoke it first")
 
+    def _again(self, holder: Identity, followed: tuple[bytes, bytes], key: PublicKey) -> Chain:
+        """The same answer for the same key: the first may have been lost on the way. For another key, an alarm."""
+        spki, der = followed
+        if spki != spki_sha256(key):
+            what = (
+                f"renewal: certificate {holder.serial} of {holder.id} was renewed already, with another key"
+            )
+            raise RefusalError(
+                Refusal.CLONE, f"{what}; somebody has a copy of it: revoke this node and re-join"
+            )
+        return der, self.authority.issuer.certificate
+
     def _plan(self, identity: SpiffeId, key: PublicKey, at: Wall) -> LeafPlan:
         return LeafPlan(
             id=identity,
@@ -91,7 +106,7 @@ class Issuer:
             lifetime=self.lifetimes.of(identity.kind),
         )
 
-    def _issue(self, plan: LeafPlan, basis: str) -> Chain:
+    def _issue(self, plan: LeafPlan, basis: str, renewed: str | None = None) -> Chain:
         leaf = svid.leaf(plan, self.authority.issuer)
         made, serial = read(leaf), f"{plan.serial:x}"
         issuance = Issuance(
@@ -102,6 +117,8 @@ class Issuer:
             not_before=made.not_before,
             not_after=made.not_after,
             basis=basis,
+            renewed=renewed,
+            der=leaf if renewed else None,
         )
         self.register.add_certificate(issuance)
         return leaf, self.authority.issuer.certificate

@@ -16,6 +16,8 @@ class Refusal(StrEnum):
     NOT_LISTED = "not_listed"
     """No policy in force lets this node hold sessions of this agent."""
     SESSION_TAKEN = "session_taken"
+    CLONE = "clone"
+    """The certificate was renewed before, with another key: somebody has a copy of the old one."""
     NO_IDENTITY = "no_identity"
     NOT_ALLOWED = "not_allowed"
 

@@ -60,6 +60,9 @@ class Issuance:
     not_before: Wall
     not_after: Wall
     basis: str
+    renewed: str | None = None
+    """The serial of the node's certificate that this one follows."""
+    der: bytes | None = None
 
 
 class Register:
@@ -153,9 +156,18 @@ class Register:
             issuance.not_before,
             issuance.not_after,
             issuance.basis,
+            issuance.renewed,
+            issuance.der,
         )
         with self._transaction() as db:
-            db.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def renewal_of(self, serial: str) -> tuple[bytes, bytes] | None:
+        """The certificate that followed this one: SHA-256 of its SPKI, and its DER; None if none did."""
+        with self._transaction("DEFERRED") as db:
+            query = "SELECT spki_sha256, der FROM certificates WHERE renewed = ?"
+            row = db.execute(query, (serial,)).fetchone()
+        return None if row is None else (row[0], row[1])
 
     def claim_session(self, session: SpiffeId, lineage: str) -> str | None:
         """The lineage of a session, ``lineage`` if it is new; None when its id belongs to another session.

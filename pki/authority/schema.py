@@ -54,4 +54,10 @@ _MIGRATIONS = (
         "CREATE INDEX bans_by_name ON bans (kind, value)",
         "CREATE TABLE counters (name TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT",
     ),
+    (
+        # Which certificate a renewal followed: a second one after the same is a clone's.
+        "ALTER TABLE certificates ADD COLUMN renewed TEXT",
+        "ALTER TABLE certificates ADD COLUMN der BLOB",
+        "CREATE UNIQUE INDEX one_renewal ON certificates (renewed) WHERE renewed IS NOT NULL",
+    ),
 )

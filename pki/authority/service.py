@@ -6,6 +6,7 @@
 | POST /v1/enrol | whoever holds a token | a node's or operator's first certificate, and its entry in the roster |
 | POST /v1/sessions | node | a certificate for a session of an agent on that node, first or next |
 | POST /v1/renew | node | its next certificate |
+| POST /v1/grace | the holder of a node's ended certificate | the same, at most 7 days after its end |
 | POST /v1/policy | operator, admin | apply a policy |
 | POST /v1/lifts | operator, responder or admin | lift a lock or revocation |
 | GET /v1/status | node, operator | what is in force at the CA, and who it takes you for |
@@ -31,20 +32,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pki import codec, svid
+from pki import codec, renewal, svid
 from pki.authority.enrol import Admission, Enrolment
 from pki.authority.issuer import Chain, Issuer, MayIssue
 from pki.authority.refusal import Refusal, RefusalError
 from pki.authority.signer import StatementSigner
 from pki.certificate import read
+from pki.chain import MAX_CHAIN_CERTIFICATES
 from pki.clock import Clock
 from pki.errors import ConfigError, LocalError, RefusedError, RemoteError
 from pki.http.accept import serve
 from pki.http.server import error_body
 from pki.spiffe import IdKind, SpiffeId
-from pki.statement import MAX_STATEMENT_BYTES, Node, Operator, Statement, Wire
+from pki.statement import MAX_STATEMENT_BYTES, Der, Node, Operator, Statement, Wire
 from pki.token import SECRET_BYTES, HostPort
-from pki.verify import Identity
+from pki.verify import Identity, verify
 
 __all__ = ["Hooks", "application", "serve"]
 
@@ -90,6 +92,7 @@ def application(issuer: Issuer, hooks: Hooks) -> Starlette:
         Route("/v1/enrol", api.enrol, methods=["POST"]),
         Route("/v1/sessions", api.sessions, methods=["POST"]),
         Route("/v1/renew", api.renew, methods=["POST"]),
+        Route("/v1/grace", api.grace, methods=["POST"]),
         Route("/v1/policy", api.policy, methods=["POST"]),
         Route("/v1/lifts", api.lifts, methods=["POST"]),
         Route("/v1/status", api.status, methods=["GET"]),
@@ -116,6 +119,12 @@ class _Session(Wire, frozen=True):
 
 class _Renewal(Wire, frozen=True):
     csr: Csr
+
+
+class _Grace(Wire, frozen=True):
+    csr: Csr
+    chain: Annotated[list[Der], msgspec.Meta(min_length=1, max_length=MAX_CHAIN_CERTIFICATES)]
+    signature: Annotated[bytes, msgspec.Meta(max_length=128)]
 
 
 class _Policy(Wire, frozen=True):
@@ -172,6 +181,27 @@ class _Api:
         chain = await self._in_thread(lambda: self.issuer.renew(peer, key, now))
         self._note_issued("renewed", peer.id, chain)
         return _json({"chain": chain, "spiffe_id": str(peer.id)})
+
+    async def grace(self, request: Request) -> Response:
+        """Renewal after the end: the connection carries no certificate, the old key signs for it."""
+        asked = await _body(request, _Grace)
+        key = svid.public_key_of_csr(asked.csr)
+        now = self.hooks.clock.wall()
+        ended = read(asked.chain[0]).not_after
+        holder = verify(asked.chain, self.issuer.authority.bundle, min(ended, now))
+        if not isinstance(holder, Identity):
+            raise RefusalError(Refusal.NO_IDENTITY, f"renewal: {holder}; join again with a new token")
+        if now > ended and not renewal.in_grace(ended, now):
+            raise RefusalError(
+                Refusal.NO_IDENTITY, "renewal: ended over 7 days ago; join again with a new token"
+            )
+        exporter = request.scope["lockgate.exporter"]
+        proof = exporter(renewal.EXPORTER_LABEL, renewal.exporter_context(asked.csr))
+        if not renewal.grace_holds(asked.signature, holder.public_key, proof):
+            raise RefusalError(Refusal.NO_IDENTITY, "renewal: not signed by the old key on this connection")
+        chain = await self._in_thread(lambda: self.issuer.renew(holder, key, now))
+        self._note_issued("renewed in grace", holder.id, chain)
+        return _json({"chain": chain, "spiffe_id": str(holder.id)})
 
     async def policy(self, request: Request) -> Response:
         peer = await self._operator(request, "admin")

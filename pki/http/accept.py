@@ -109,7 +109,7 @@ class _Door:
             if admitted is not None:
                 stream, peer = admitted
                 limits = STRANGER if peer is None else MEMBER
-                await serve_connection(stream, self.app, extra={"lockgate.peer": peer}, limits=limits)
+                await serve_connection(stream, self.app, extra={"lockgate.peer": peer, "lockgate.exporter": stream.exporter}, limits=limits)
         except Exception:  # the boundary of this connection
             log.exception("connection failed")
         finally:

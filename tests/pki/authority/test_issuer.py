@@ -146,3 +146,19 @@ def test_a_banned_serial_ends_its_line(ca: TinyCa, issuer: Issuer) -> None:
     with pytest.raises(RefusalError, match="revoked"):
         issuer.session(ca.agent(), key, NOW, anyone)
     issuer.admit(ca.node(), key, NOW)
+
+
+def test_a_renewal_that_is_asked_for_again_is_answered_the_same(ca: TinyCa, issuer: Issuer) -> None:
+    """The first answer may have been lost: the same key gets the very same certificate."""
+    key = new_key().public_key()
+    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    assert issuer.renew(first, key, LATER) == issuer.renew(first, key, Wall(LATER + MINUTE))
+
+
+def test_a_second_renewal_with_another_key_is_a_clone(ca: TinyCa, issuer: Issuer) -> None:
+    """Only one holder can be the right one: the other has a copy, and an alarm is all it gets."""
+    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    issuer.renew(first, new_key().public_key(), LATER)
+    with pytest.raises(RefusalError) as refused:
+        issuer.renew(first, new_key().public_key(), LATER)
+    assert refused.value.reason is Refusal.CLONE

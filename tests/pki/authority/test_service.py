@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
-from pki import statement, svid
+from pki import renewal, statement, svid
 from pki.authority import keystore, service
 from pki.authority.enrol import Enrolment
 from pki.authority.issuer import Chain, Issuer
@@ -28,7 +29,7 @@ from pki.http.client import HttpClient, connect_ca, fetch_bundle
 from pki.http.server import serve_connection
 from pki.ids import new_id
 from pki.spiffe import IdKind, SpiffeId
-from pki.spki import spki_sha256
+from pki.spki import Key, spki_sha256
 from pki.statement import Member, Node, Operator, Statement, Target
 from pki.tls.context import ClientCertificate, make_context
 from pki.verify import Identity, verify
@@ -95,7 +96,11 @@ class Desk:
         ours, theirs = trio.testing.memory_stream_pair()
         app = application(self.issuer, self.hooks)
         async with trio.open_nursery() as nursery, HttpClient(ours, name="ca") as client:
-            nursery.start_soon(lambda: serve_connection(theirs, app, extra={"lockgate.peer": peer}))
+            nursery.start_soon(
+                lambda: serve_connection(
+                    theirs, app, extra={"lockgate.peer": peer, "lockgate.exporter": exporter}
+                )
+            )
             outcome = await outcome_of(client, method, path, body)
         if isinstance(outcome, LockgateError):
             raise outcome
@@ -108,6 +113,11 @@ class Desk:
         with pytest.raises(RefusedError):
             await self.ask(peer, method, path, body)
         return self.notes[-1]
+
+
+def exporter(label: bytes, context: bytes) -> bytes:
+    """Keying material of the one connection that there is."""
+    return hashlib.sha256(label + context).digest()
 
 
 async def outcome_of(client: HttpClient, method: str, path: str, body: object) -> Any:
@@ -123,8 +133,8 @@ def desk(issuer: Issuer) -> Desk:
     return Desk(issuer)
 
 
-def member(ca: TinyCa, spiffe_id: SpiffeId) -> Identity:
-    judgement = verify(ca.issue(spiffe_id, new_key()), ca.bundle, NOW)
+def member(ca: TinyCa, spiffe_id: SpiffeId, key: Key | None = None) -> Identity:
+    judgement = verify(ca.issue(spiffe_id, key or new_key()), ca.bundle, NOW)
     assert isinstance(judgement, Identity)
     return judgement
 
@@ -291,6 +301,55 @@ async def test_a_session_of_an_agent_that_is_not_listed_there_is_refused(ca: Tin
     """The policy in force says which nodes may hold sessions of which agents."""
     note = await desk.refused(member(ca, ca.node()), "POST", "/v1/sessions", session_body(agent="other"))
     assert (note["reason"], note["peer"]) == ("not_listed", str(ca.node()))
+
+
+def grace_body(holder: Identity, key: Key, signer: Key) -> dict[str, object]:
+    csr = svid.request(key)
+    proof = renewal.sign_grace(signer, exporter(renewal.EXPORTER_LABEL, renewal.exporter_context(csr)))
+    return {"csr": csr, "chain": list(holder.chain), "signature": proof}
+
+
+async def test_a_node_whose_certificate_ended_renews_in_grace(ca: TinyCa, desk: Desk) -> None:
+    """On a connection without a certificate, by the old key's signature: the same name and line."""
+    old, new = new_key(), new_key()
+    node = member(ca, ca.node(), old)
+    desk.at = Wall(node.not_after + DAY)
+    answer = await desk.ask(None, "POST", "/v1/grace", grace_body(node, new, old))
+    renewed = verify(chain_in(answer), ca.bundle, desk.at)
+    assert isinstance(renewed, Identity)
+    assert (renewed.id, renewed.lineage, renewed.public_key) == (node.id, node.lineage, new.public_key())
+
+
+async def test_grace_ends_after_a_week(ca: TinyCa, desk: Desk) -> None:
+    """Who was away longer joins again, which an admin sees."""
+    old = new_key()
+    node = member(ca, ca.node(), old)
+    desk.at = Wall(node.not_after + renewal.GRACE + MINUTE)
+    assert "7 days" in str(
+        (await desk.refused(None, "POST", "/v1/grace", grace_body(node, new_key(), old)))["message"]
+    )
+
+
+async def test_grace_takes_the_old_key_only(ca: TinyCa, desk: Desk) -> None:
+    """A chain is public: it proves nothing without its key."""
+    node = member(ca, ca.node(), new_key())
+    desk.at = Wall(node.not_after + DAY)
+    thief = new_key()
+    await desk.refused(None, "POST", "/v1/grace", grace_body(node, thief, thief))
+
+
+async def test_grace_is_for_nodes_that_are_not_revoked(ca: TinyCa, desk: Desk) -> None:
+    """A ban holds whatever the way back in; sessions and operators have no grace."""
+    old = new_key()
+    node, operator = member(ca, ca.node(), old), member(ca, ca.operator(), old)
+    desk.at = Wall(node.not_after + DAY)
+    assert (await desk.refused(None, "POST", "/v1/grace", grace_body(operator, new_key(), old)))[
+        "reason"
+    ] == "not_allowed"
+    desk.issuer.register.ban(Target(kind="node", value=node.id.name), SESSION, NOW)
+    assert (await desk.refused(None, "POST", "/v1/grace", grace_body(node, new_key(), old)))[
+        "reason"
+    ] == "banned"
 
 
 async def test_a_node_renews_itself(ca: TinyCa, desk: Desk) -> None:
