@@ -2,7 +2,13 @@
 
 DATA carries bytes, END a half-close, RESET a cut with its reason. After END both ways the connection is whole again
 and goes back to its pool; after anything else it is closed, because nobody knows what is still in flight on it.
+
+:meth:`FramedStream.reset` is how a stream is cut. ``aclose`` is the graceful end of Trio's contract, an END and then
+the connection's: whoever would use it for a cut would pass a truncated stream off as a complete one.
 """
+
+import operator
+from contextlib import suppress
 
 import trio
 
@@ -10,6 +16,9 @@ from pki.errors import RemoteError
 from pki.framing import MAX_FRAME_BODY
 from sidecar.overlay import Connection
 from sidecar.wire import FrameType, Reset, decode_as, encode
+
+LAST_WORD_SECONDS = 0.5
+"""How long a stream that ends waits for a peer that does not read, to say END or RESET."""
 
 
 class ResetByPeer(trio.BrokenResourceError):
@@ -21,14 +30,15 @@ class ResetByPeer(trio.BrokenResourceError):
 
 
 class FramedStream(trio.abc.HalfCloseableStream):
-    """A stream between OPEN and the end of both directions."""
+    """A stream between OPEN and the end of both directions. One task sends and one receives at a time."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._rest = b""
+        self._rest = memoryview(b"")
         self._ended_out = False
         self._ended_in = False
         self._closed = False
+        self._cut: ResetByPeer | None = None
 
     @property
     def whole(self) -> bool:
@@ -36,14 +46,15 @@ class FramedStream(trio.abc.HalfCloseableStream):
         return self._ended_in and self._ended_out and not self._closed
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        self._require_open_end()
+        self._require_sending()
         if not data:
             await trio.lowlevel.checkpoint()
-        for at in range(0, len(data), MAX_FRAME_BODY):
-            await self._connection.frames.send(FrameType.DATA, data[at : at + MAX_FRAME_BODY])
+        with memoryview(data) as view:
+            for at in range(0, len(view), MAX_FRAME_BODY):
+                await self._connection.frames.send(FrameType.DATA, view[at : at + MAX_FRAME_BODY])
 
     async def wait_send_all_might_not_block(self) -> None:
-        self._require_open_end()
+        self._require_sending()
         await self._connection.tls.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
@@ -51,69 +62,75 @@ class FramedStream(trio.abc.HalfCloseableStream):
         if self._ended_out:
             await trio.lowlevel.checkpoint()
             return
-        self._ended_out = True
         await self._connection.frames.send(FrameType.END)
+        # Only now: a connection whose END is half sent must not go back to the pool.
+        self._ended_out = True
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if max_bytes is not None and max_bytes < 1:
+        """See trio.abc.ReceiveStream. Raises ResetByPeer for a cut, RemoteError for a frame that is no stream's."""
+        limit = MAX_FRAME_BODY if max_bytes is None else operator.index(max_bytes)
+        if limit < 1:
             raise ValueError("max_bytes must be at least 1")
         self._require_open()
-        if not self._rest:
-            if self._ended_in:
-                await trio.lowlevel.checkpoint()
-                return b""
-            self._rest = await self._next()
-        else:
+        if self._rest or self._ended_in:
             await trio.lowlevel.checkpoint()
-        data = self._rest
-        if max_bytes is not None and len(data) > max_bytes:
-            data, self._rest = data[:max_bytes], data[max_bytes:]
         else:
-            self._rest = b""
-        return data
+            self._rest = memoryview(await self._next())
+        data, self._rest = self._rest[:limit], self._rest[limit:]
+        return bytes(data)
 
     async def reset(self, reason: str) -> None:
         """Cut the stream: say why at best effort, then drop the connection with all that is queued on it."""
-        if not self._closed:
-            self._closed = True
-            with trio.move_on_after(0.5, shield=True):
-                try:
-                    await self._connection.frames.send(*encode(Reset(reason=reason)))
-                except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-                    pass  # The peer is gone, or a half-sent frame is in the way: closing says enough.
+        if self._closed:
+            return
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(LAST_WORD_SECONDS), _PEER_IS_GONE:
+                await self._connection.frames.send(*encode(Reset(reason=reason)))
             await self._connection.aclose()
 
     async def aclose(self) -> None:
-        """Give the stream up. A connection that is not whole is closed."""
-        if not self._closed:
-            self._closed = True
-            if not (self._ended_in and self._ended_out):
+        """End the stream. A connection that is whole stays open, for its pool; any other is closed."""
+        is_whole, was_closed, self._closed = self.whole, self._closed, True
+        try:
+            if is_whole or was_closed:
+                await trio.lowlevel.checkpoint()
+            elif not self._ended_out:
+                with trio.move_on_after(LAST_WORD_SECONDS), _PEER_IS_GONE:
+                    await self._connection.frames.send(FrameType.END)
+        finally:
+            if not is_whole:
                 await self._connection.aclose()
-        await trio.lowlevel.checkpoint()
 
     async def _next(self) -> bytes:
-        while True:
-            frame = await self._connection.frames.receive()
-            if frame is None:
-                raise trio.BrokenResourceError("the peer left in the middle of a stream")
-            match frame.type:
-                case FrameType.DATA if frame.body:
-                    return frame.body
-                case FrameType.DATA:
-                    continue
-                case FrameType.END:
-                    self._ended_in = True
-                    return b""
-                case FrameType.RESET:
-                    raise ResetByPeer(decode_as(Reset, frame.body, FrameType.RESET).reason)
-                case _:
-                    raise RemoteError(f"frame type {frame.type} does not belong inside a stream")
+        """The next bytes; empty at the end."""
+        if self._cut is not None:
+            raise self._cut
+        frame = await self._connection.frames.receive()
+        if frame is None:
+            raise trio.BrokenResourceError("the peer left in the middle of a stream")
+        if frame.type == FrameType.DATA and frame.body:
+            return frame.body
+        if frame.type == FrameType.END:
+            self._ended_in = True
+            return b""
+        if frame.type == FrameType.RESET:
+            self._cut = ResetByPeer(decode_as(Reset, frame.body, FrameType.RESET).reason)
+            raise self._cut
+        # An empty DATA too: it would keep us busy with nothing.
+        raise RemoteError(
+            f"frame type {frame.type} with {len(frame.body)} bytes does not belong inside a stream"
+        )
 
     def _require_open(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
 
-    def _require_open_end(self) -> None:
+    def _require_sending(self) -> None:
         self._require_open()
         if self._ended_out:
             raise trio.ClosedResourceError("this stream has sent its end")
+
+
+# Busy: a frame of another task's is half sent, and nothing may go between. Closing says enough in each case.
+_PEER_IS_GONE = suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)

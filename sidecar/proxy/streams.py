@@ -9,16 +9,22 @@ a stream; the shell looks again then, and each stream checks the same instant be
 after a suspended machine wakes up nothing passes unjudged.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from pki.clock import Boot, Wall
-from sidecar.policy.decide import Decision, Request, next_boundary, redecide
+from pki.clock import SECOND, Boot, Wall
+from sidecar.defaults import HALF_CLOSE_IDLE
+from sidecar.policy.decide import Request, next_boundary, redecide
 from sidecar.reasons import Reason
 from sidecar.snapshot import Moment, Snapshot
 
-RECENT = 5_000_000
+FOREVER = Boot(2**62)
+
+RECENT = 5 * SECOND
 """How long a stream that the peer cut is remembered, to be counted in our own receipt (us)."""
+
+MAX_RECENT = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +32,7 @@ class Limits:
     """Microseconds of boot time; 0 is none."""
 
     idle: int = 0
-    half_close_idle: int = 60_000_000
+    half_close_idle: int = HALF_CLOSE_IDLE
     lifetime: int = 0
 
 
@@ -59,13 +65,13 @@ class Live:
         return True
 
 
-@dataclass(slots=True)
 class LiveTable:
     """All live streams of this node, in both roles."""
 
-    _streams: dict[str, Live] = field(default_factory=dict)
-    _by_request: dict[Request, dict[str, Live]] = field(default_factory=dict)
-    _recent: list[tuple[Boot, Request]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._streams: dict[str, Live] = {}
+        self._by_request: dict[Request, dict[str, Live]] = {}
+        self._recent: deque[tuple[Boot, Request]] = deque(maxlen=MAX_RECENT)
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -92,8 +98,9 @@ class LiveTable:
 
     def close(self, live: Live, now: Boot, *, by_peer: bool = False) -> None:
         """Take a stream out. One that the peer cut may be counted for our own receipt a moment later."""
-        if self._streams.pop(live.id, None) is None:
+        if self._streams.get(live.id) is not live:
             return
+        del self._streams[live.id]
         self._unindex(live)
         if by_peer:
             self._recent.append((now, live.request))
@@ -127,34 +134,31 @@ class LiveTable:
         return ended
 
     def next_deadline(self) -> Boot | None:
-        """The earliest instant at which a stream must be judged again."""
-        return min((live.judge_by for live in self._streams.values()), default=None)
+        """The earliest instant at which a stream must be judged again; one that is ending needs no judgement."""
+        live = (one.judge_by for one in self._streams.values() if one.reason is None)
+        return min(live, default=None)
 
-    def _postpone(
-        self, streams: dict[str, Live], boundary: Wall | None, moment: Moment, now: Boot
-    ) -> None:
+    def _postpone(self, streams: dict[str, Live], boundary: Wall | None, moment: Moment, now: Boot) -> None:
         judge_by = FOREVER if boundary is None else Boot(now + max(0, boundary - moment.now))
         for live in streams.values():
             live.judge_by = judge_by
 
     def _count_recent(self, snapshot: Snapshot, moment: Moment, now: Boot, counts: dict[str, int]) -> None:
-        kept = []
-        for at, request in self._recent:
-            decision: Decision = redecide(request, snapshot, moment)
+        """A peer that heard of a revocation first has cut our stream before we could: it was ours too."""
+        waiting = [(at, request) for at, request in self._recent if now - at < RECENT]
+        self._recent.clear()
+        for at, request in waiting:
+            decision = redecide(request, snapshot, moment)
             if decision.reason in (Reason.LOCKED, Reason.REVOKED):
                 counts[decision.rule] = counts.get(decision.rule, 0) + 1
-            elif now - at < RECENT:
-                kept.append((at, request))
-        self._recent = kept
+            else:
+                self._recent.append((at, request))
 
     def _unindex(self, live: Live) -> None:
         streams = self._by_request[live.request]
         del streams[live.id]
         if not streams:
             del self._by_request[live.request]
-
-
-FOREVER = Boot(2**62)
 
 
 def _limit_reached(live: Live, now: Boot) -> Reason | None:
