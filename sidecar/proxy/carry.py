@@ -32,6 +32,8 @@ ENGINE = "1"
 """Version of the decision code: a record of another engine is not comparable."""
 
 _WORDS = frozenset(Reason)
+_STOPPED = (Reason.LOCKED, Reason.REVOKED)
+"""A peer's word for a statement that may be on its way to us: our receipt will count what the peer cut."""
 
 
 class Ended(Exception):
@@ -147,7 +149,7 @@ class Carrier:
                     await self._splice(arrival, far, live)
                 except Ended as early:
                     ended = early
-            by_peer = ended is not None and ended.by_peer and live.reason is None
+            by_peer = ended is not None and ended.by_peer and ended.reason in _STOPPED and live.reason is None
             await self._finish(arrival, far, live, ended)
         finally:
             self.table.close(live, self.clock.boot(), by_peer=by_peer)
