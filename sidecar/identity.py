@@ -16,6 +16,7 @@ from pki.spki import Key, spki_sha256
 from pki.statement import parse
 
 KEY_FILE = "key.pem"
+NEXT_KEY_FILE = "key.next.pem"
 CHAIN_FILE = "chain.pem"
 BUNDLE_FILE = "bundle.statement"
 
@@ -39,13 +40,47 @@ class Credential:
             raise LocalError(f"{path}: {error.strerror}; run: lockgate join") from None
         except RemoteError as error:
             raise LocalError(f"{path}: {error}") from None
-        return cls(name, chain, keys.load(folder / KEY_FILE, passphrase))
+        return cls(name, chain, _fitting_key(folder, chain[0], passphrase))
 
     def save(self, folder: Path, passphrase: bytes | None = None) -> None:
         """Write both files, the key first: a chain without its key would be a dead credential."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         keys.save(self.key, folder / KEY_FILE, passphrase)
         keys.save_private(chains.to_pem(self.chain), folder / CHAIN_FILE)
+
+
+class NextKey:
+    """The key of a node's next certificate: on disk before it is used, so that no answer of the CA is ever lost."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self) -> Key:
+        """The key that the next certificate is asked for with; the same one until that certificate is here."""
+        path = self._folder / NEXT_KEY_FILE
+        if path.exists():
+            return keys.load(path)
+        key = keys.generate()
+        keys.save(key, path)
+        return key
+
+    def take_up(self, credential: Credential) -> None:
+        """The next certificate is here: its chain first, then its key in the old one's place.
+
+        A crash between the two leaves a chain whose key is found under its other name.
+        """
+        keys.save_private(chains.to_pem(credential.chain), self._folder / CHAIN_FILE)
+        (self._folder / NEXT_KEY_FILE).rename(self._folder / KEY_FILE)
+
+
+def _fitting_key(folder: Path, leaf: bytes, passphrase: bytes | None) -> Key:
+    """The key of ``leaf``; one that was renewed when the machine went down has its key under the other name."""
+    key = keys.load(folder / KEY_FILE, passphrase)
+    following = folder / NEXT_KEY_FILE
+    if spki_sha256(key.public_key()) != spki_sha256(key_of(leaf)) and following.exists():
+        key = keys.load(following, passphrase)
+        following.rename(folder / KEY_FILE)
+    return key
 
 
 def named(certificate: bytes) -> SpiffeId:

@@ -91,6 +91,12 @@ class HttpClient:
         finally:
             await self._tidy()
 
+    def exporter(self, label: bytes, context: bytes) -> bytes:
+        """Keying material that only this TLS connection's two ends have; raises LocalError without TLS."""
+        if not isinstance(self._stream, TlsStream):
+            raise LocalError(f"{self._name}: not a TLS connection")
+        return self._stream.exporter(label, context)
+
     async def aclose(self) -> None:
         with trio.move_on_after(1):
             await self._stream.aclose()

@@ -1,0 +1,105 @@
+"""Certificates are renewed here before they end: the node's own, and those of its sessions.
+
+    due -> new key, on disk before it is used (node) -> ask the CA -> judge the answer -> take it up -> prove it on live streams
+
+A credential that is still valid is never deleted: until the new chain is on disk the old pair stays, and a crash in
+between finds one pair that belongs together. A session whose certificate has ended is over; a node's may come back
+in grace (:mod:`pki.renewal`). A refusal of the CA is final for a session, and for a node worth a try each pause: an
+admin may lift it.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Protocol
+
+import structlog
+import trio
+
+from pki.clock import SECOND, Clock, Wall
+from pki.errors import LockgateError
+from pki.renewal import Renewal
+from pki.spiffe import IdKind
+from pki.spki import Key
+from pki.svid import BACKDATE
+from pki.verify import Identity
+from sidecar.certify import CaAccess, certify_session, renew_node
+from sidecar.identity import Credential, NextKey
+from sidecar.session.sessions import Session
+
+LONGEST_SLEEP = 1.0
+ATTEMPT_SECONDS = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+class Holder(Protocol):
+    """Whose certificates these are."""
+
+    def own_identity(self) -> Identity: ...
+    def ca_access(self) -> CaAccess: ...
+    def live_sessions(self) -> Iterable[Session]: ...
+    async def take_up_node(self, credential: Credential, identity: Identity) -> None: ...
+    async def take_up_session(self, session: Session, identity: Identity, key: Key) -> None: ...
+
+
+class Renewals:
+    """Knows when each certificate is due, and asks."""
+
+    def __init__(self, holder: Holder, next_key: NextKey, clock: Clock) -> None:
+        self._holder = holder
+        self._next_key = next_key
+        self._clock = clock
+        self._plans: dict[str, Renewal] = {}
+        self.trouble = ""
+        """Why the node's own certificate could not be renewed; empty while it could."""
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        while True:
+            await self.renew_due()
+            now = self._clock.wall()
+            next_due = min((plan.next_deadline for plan in self._plans.values()), default=now)
+            await trio.sleep(min(LONGEST_SLEEP, max(0.02, (next_due - now) / SECOND)))
+
+    async def renew_due(self) -> None:
+        """Renew what is due now: the node first, since a session is asked for in its name."""
+        now = self._clock.wall()
+        own = self._holder.own_identity()
+        plans = {own.serial: await self._follow(own, now, self._renew_node)}
+        for session in self._holder.live_sessions():
+            identity = session.identity
+            if now < identity.not_after:
+                renew = partial(self._renew_session, session)
+                plans[identity.serial] = await self._follow(identity, now, renew)
+        self._plans = plans
+
+    async def _follow(self, identity: Identity, now: Wall, renew: Callable[[], Awaitable[None]]) -> Renewal:
+        """The plan of one certificate after now: the same, or one more failure on it."""
+        plan = self._plans.get(identity.serial)
+        if plan is None:
+            plan = Renewal(Wall(identity.not_before + BACKDATE), identity.not_after, secrets.randbits(8))
+        if plan.next_deadline > now:
+            return plan
+        try:
+            with trio.fail_after(ATTEMPT_SECONDS):
+                await renew()
+        except (LockgateError, trio.TooSlowError) as error:
+            log.warning("renewal failed", id=str(identity.id), why=str(error) or "the CA did not answer in time")
+            if identity.id.kind is IdKind.NODE:
+                self.trouble = str(error) or "the CA did not answer in time"
+            return plan.failed(now)
+        return plan
+
+    async def _renew_node(self) -> None:
+        access = self._holder.ca_access()
+        key = await trio.to_thread.run_sync(self._next_key.load)
+        identity = await renew_node(key, access)
+        credential = Credential(identity.id, identity.chain, key)
+        await trio.to_thread.run_sync(self._next_key.take_up, credential)
+        await self._holder.take_up_node(credential, identity)
+        self.trouble = ""
+
+    async def _renew_session(self, session: Session) -> None:
+        identity, key = await certify_session(session.id, self._holder.ca_access())
+        await self._holder.take_up_session(session, identity, key)
