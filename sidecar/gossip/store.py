@@ -310,10 +310,6 @@ def _subject(statement: Statement) -> tuple[str, str] | None:
 
 def _order(statement: Statement) -> tuple[int, int, int, bytes]:
     """Which of two versions is newer. The digest makes it total: two bodies at one number end the same everywhere."""
-    body = statement.body
-    sequence = 0
-    if isinstance(body, Policy | Bundle):
-        sequence = body.sequence
-    elif isinstance(body, Member):
-        sequence = body.member.sequence
+    body = statement.body.member if isinstance(statement.body, Member) else statement.body
+    sequence: int = getattr(body, "sequence", 0)
     return statement.payload.epoch, sequence, statement.payload.number, statement.digest
