@@ -134,10 +134,10 @@ class Store:
             if entry is None:
                 continue
             self._settled.add(name)
-            rivals = self._rivals(entry.statement)
-            gone += [r.statement.id for r in rivals if _order(r.statement) < _order(entry.statement)]
-        for name in gone:
-            self._drop(name)
+            for rival in self._rivals(entry.statement):
+                if _order(rival.statement) < _order(entry.statement):
+                    self._drop(rival.statement.id)
+                    gone.append(rival.statement.id)
         return gone
 
     def forget(self, ids: Iterable[str]) -> None:
