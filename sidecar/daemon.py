@@ -23,6 +23,7 @@ from sidecar.objects import Objects
 from sidecar.paths import Paths
 from sidecar.proxy.sockdiag import SockDiag
 from sidecar.reasons import Reason
+from sidecar.session.cgroup import SessionCgroups
 from sidecar.version import VERSION
 
 ADMIN_MODE = 0o660
@@ -52,6 +53,7 @@ def compose(paths: Paths, config: NodeConfig) -> Node:
         audit=AuditWriter(site, clock),
         journal=Journal(paths.statements),
         objects=Objects(paths.objects),
+        cgroups=SessionCgroups.of_machine(),
     )
     return Node(config, Credential.load(paths.identity_dir), load_bundle(paths.identity_dir), seams)
 

@@ -9,7 +9,7 @@ Gossip, control and reload reach the data path through a new snapshot only; the 
 
 import pwd
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -75,7 +75,7 @@ class Node:
     draining: bool = False
     member: Member = field(init=False)
     peering: Peering = field(init=False)
-    sessions: Sessions = field(init=False, default_factory=Sessions)
+    sessions: Sessions = field(init=False)
     bindings: Bindings = field(init=False)
     pool: Pool = field(init=False)
     carrier: Carrier = field(init=False)
@@ -87,6 +87,7 @@ class Node:
     def __post_init__(self) -> None:
         seams, limits = self.seams, self.config.limits
         self._identity = self._own_identity()
+        self.sessions = Sessions(seams.cgroups)
         self._outbox, self._inbox = trio.open_memory_channel[list[bytes]](1_024)
         self.member = Member(seams.journal, seams.objects, self.bundle, seams.clock, self)
         overlay = Overlay(self.standing, dial_tcp, seams.clock)
@@ -216,20 +217,6 @@ class Node:
         self._note_session("started", session, facts)
         return session
 
-    def move_into_cgroup(self, session: Session, pid: int) -> Session:
-        """Know the session by a cgroup of its own, which ``pid`` enters, where this daemon may make one."""
-        cgroup = self.seams.cgroups.create(session.id.session) if self.seams.cgroups else None
-        if cgroup is None:
-            return session
-        try:
-            cgroup.enter(pid)
-        except LocalError:
-            cgroup.remove()
-            return session
-        confined = replace(session, cgroup=cgroup)
-        self.sessions.add(confined)
-        return confined
-
     def end_session(self, session: Session) -> None:
         """End it here at once and everywhere soon: a revocation of it, which its own node may sign."""
         self.sessions.remove(session.id.session)
@@ -264,6 +251,7 @@ class Node:
             now = clock.boot()
             table.redecide(self.member.snapshot, self.member.moment(), now)
             table.overdue(now)
+            self.sessions.tidy()
             deadline = table.next_deadline()
             wait = 1.0 if deadline is None else (deadline - clock.boot()) / 1_000_000
             await trio.sleep(min(1.0, max(0.01, wait)))

@@ -1,15 +1,18 @@
 """lockgate session start | exec | ls | end"""
 
 import os
+import secrets
 from typing import Any
 
 import click
 
 from pki.errors import LockgateError
-from sidecar.cli.node import clock_time
 from sidecar.cli.settings import Settings, settings_options
+from sidecar.cli.values import ID, clock_time
 from sidecar.control.client import call
 from sidecar.exits import Exit
+
+agent_option = click.option("--agent", required=True, help="The agent of the policy that this is a run of.")
 
 
 @click.group()
@@ -19,17 +22,19 @@ def session(settings: Settings) -> None:
 
 
 @session.command()
-@click.option("--agent", required=True, help="The agent of the policy that this is a run of.")
+@agent_option
 @settings_options
 def start(settings: Settings, agent: str) -> int:
     """Start a session: processes of the agent's uid may use its bindings from now on."""
     answer = call(settings.paths.agent_sock, "POST", "/v1/sessions", {"agent": agent})
-    settings.emit(answer, "\n".join([answer["session"], *(f"  {n} {a}" for n, a in answer["services"].items())]))
+    lines = [f"  {service} {address}" for service, address in answer["services"].items()]
+    settings.emit(answer, "\n".join([answer["session"], *lines]))
     return Exit.YES
 
 
-@session.command(name="exec", context_settings={"ignore_unknown_options": True})
-@click.option("--agent", required=True, help="The agent of the policy that this is a run of.")
+# Options end where the command begins: `session exec --agent a curl --json {}` is curl's --json.
+@session.command(name="exec", context_settings={"allow_interspersed_args": False})
+@agent_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @settings_options
 def execute(settings: Settings, agent: str, command: tuple[str, ...]) -> int:
@@ -61,12 +66,12 @@ def list_sessions(settings: Settings) -> int:
         f"  until {clock_time(one['not_after'])}"
         for one in answer["sessions"]
     ]
-    settings.emit(answer, "\n".join(lines))
+    settings.emit(answer, "\n".join(lines) or "no sessions of yours")
     return Exit.YES
 
 
 @session.command()
-@click.argument("session_id")
+@click.argument("session_id", metavar="ID", type=ID)
 @settings_options
 def end(settings: Settings, session_id: str) -> int:
     """End a session here and, by revocation, everywhere."""
@@ -77,11 +82,9 @@ def end(settings: Settings, session_id: str) -> int:
 
 def environment(started: dict[str, Any]) -> dict[str, str]:
     """What a session's command finds in its environment."""
-    found = dict(os.environ)
-    found["LOCKGATE_SESSION"] = started["session"]
-    for service, address in started["services"].items():
-        found[f"LOCKGATE_{service.upper().replace('-', '_')}_ADDR"] = address
-    found["TRACEPARENT"] = started["traceparent"]
-    return found
-
-
+    services = {
+        f"LOCKGATE_{service.upper().replace('-', '_')}_ADDR": address
+        for service, address in started["services"].items()
+    }
+    own = {"LOCKGATE_SESSION": started["session"], "TRACEPARENT": started["traceparent"]}
+    return {**os.environ, **services, **own}

@@ -32,7 +32,7 @@ def agent_app(node: Node) -> Starlette:
         uid = _entitled_uid(node, wanted.agent, caller)
         session = await node.start_session(wanted.agent, uid)
         if wanted.own_cgroup:
-            session = node.move_into_cgroup(session, caller.pid)
+            session = node.sessions.confine(session, caller.pid)
         return answer(_started(node, session), 201)
 
     async def show(request: Request) -> Response:

@@ -1,14 +1,15 @@
 """The sessions that live on this node: who each is, and how its processes are known."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pki.clock import Wall
+from pki.errors import LocalError
 from pki.keys import Key
 from pki.spiffe import SpiffeId
 from pki.verify import Identity
 from sidecar.proxy.attribute import Candidate
-from sidecar.session.cgroup import SessionCgroup
+from sidecar.session.cgroup import SessionCgroup, SessionCgroups
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,11 @@ class Session:
 class Sessions:
     """By session id. Memory only: a restart of the daemon ends them."""
 
-    def __init__(self) -> None:
+    def __init__(self, cgroups: SessionCgroups | None = None) -> None:
+        self._cgroups = cgroups
         self._sessions: dict[str, Session] = {}
+        self._left: list[SessionCgroup] = []
+        """Of sessions that ended here; each goes when the last process has left it."""
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
@@ -49,11 +53,34 @@ class Sessions:
     def find(self, name: str) -> Session | None:
         return self._sessions.get(name)
 
+    def confine(self, session: Session, pid: int) -> Session:
+        """Know the session by a cgroup of its own, which ``pid`` enters, where this daemon may make one."""
+        cgroup = self._cgroups.create(session.id.session) if self._cgroups else None
+        if cgroup is None:
+            return session
+        try:
+            cgroup.enter(pid)
+        except LocalError:
+            cgroup.remove()
+            return session
+        confined = replace(session, cgroup=cgroup)
+        self.add(confined)
+        return confined
+
     def remove(self, name: str) -> Session | None:
-        return self._sessions.pop(name, None)
+        """Take a session out. What it started may live on, in its cgroup, and reaches nothing."""
+        session = self._sessions.pop(name, None)
+        if session is not None and session.cgroup is not None:
+            self._left.append(session.cgroup)
+        return session
+
+    def tidy(self) -> None:
+        """Remove the cgroups of ended sessions that are empty by now."""
+        self._left = [cgroup for cgroup in self._left if not cgroup.remove()]
 
     def of_agent(self, agent: str) -> list[Candidate]:
         return [session.candidate for session in self if session.id.name == agent]
 
     def claimed_cgroups(self) -> frozenset[int]:
-        return frozenset(session.cgroup.id for session in self if session.cgroup)
+        """Every session cgroup of this machine, of ended sessions and of another daemon's too."""
+        return frozenset(one.id for one in self._cgroups.standing()) if self._cgroups else frozenset()
