@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +44,7 @@ class Mesh:
     root: Path
     process: "subprocess.Popen[str]"
     env: dict[str, str]
+    started: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     def member(self, name: str) -> Path:
         return self.root / name
@@ -67,8 +68,7 @@ class Mesh:
         return found
 
     def pid(self, member: str) -> int:
-        names = {"ca": "CA_PID", "agents-1": "AGENTS_PID", "tools-1": "TOOLS_PID"}
-        return int(self.env[names[member]])
+        return int(self.env[PIDS[member]])
 
     def kill(self, member: str) -> None:
         """kill -9, and wait until it is gone."""
@@ -76,21 +76,37 @@ class Mesh:
         os.kill(pid, signal.SIGKILL)
         until(lambda: _is_dead(pid), f"{member} to be dead")
 
-    @contextmanager
-    def restarted(self, member: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """A daemon of the same folder, as an admin would start it again by hand."""
+    def start(self, member: str) -> None:
+        """Start a daemon of a killed member's folder, as an admin would by hand; back once it answers."""
         verb = ["ca", "serve"] if member == "ca" else ["run"]
-        with (self.root / "logs" / f"{member}-again.log").open("ab") as log:
+        with (self.root / "logs" / f"{member}.log").open("ab") as log:
             command = [*LOCKGATE, "--dir", str(self.member(member)), *verb]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.started.append(process)
+        self.env[PIDS[member]] = str(process.pid)
+        until(lambda: self.cli("status", "--json", member=member).code in (0, 1), f"{member} to answer")
+
+    def ready(self, member: str) -> None:
+        """Wait until a member says that it is ready."""
+        until(lambda: self.cli("status", member=member).code == 0, f"{member} to be ready")
+
+    @contextmanager
+    def paused(self, member: str) -> Iterator[None]:
+        """SIGSTOP: alive for the kernel, silent for everybody else."""
+        os.kill(self.pid(member), signal.SIGSTOP)
         try:
-            until(lambda: self.cli("status", "--json", member=member).code in (0, 1), f"{member} to answer")
-            yield process
+            yield
         finally:
+            os.kill(self.pid(member), signal.SIGCONT)
+
+    def reap(self) -> None:
+        """Kill what :meth:`start` started."""
+        for process in self.started:
             process.kill()
             process.wait()
 
 
+PIDS = {"ca": "CA_PID", "agents-1": "AGENTS_PID", "tools-1": "TOOLS_PID"}
 LOCKGATE = [sys.executable, "-m", "sidecar.cli"]
 
 
@@ -127,25 +143,28 @@ def until(condition: Callable[[], T], what: str) -> T:
 
 
 @contextmanager
-def dev_mesh(root: Path, *options: str) -> Iterator[Mesh]:
-    """`lockgate dev --dir ROOT --json` from its ready line to its end."""
+def dev_mesh(root: Path, *options: str, become: Sequence[str] = ()) -> Iterator[Mesh]:
+    """`lockgate dev --dir ROOT --json` from its ready line to its end; ``become`` is put before the command."""
     log = root.with_name(root.name + ".stderr")
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            [*LOCKGATE, "dev", "--dir", str(root), "--json", *options],
+            [*become, *LOCKGATE, "dev", "--dir", str(root), "--json", *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             start_new_session=True,
         )
+    mesh = Mesh(root, process, {})
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, f"lockgate dev ended before it was ready: {log.read_text()}"
         assert json.loads(line)["event"] == "ready"
-        yield Mesh(root, process, read_env(root / "env"))
+        mesh.env.update(read_env(root / "env"))
+        yield mesh
     finally:
+        mesh.reap()
         stop(process)
 
 

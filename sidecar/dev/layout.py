@@ -77,7 +77,7 @@ def open_layout(root: Path, nodes: int) -> Layout:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     names = [AGENTS, *(f"tools-{number}" for number in range(1, nodes + 1))]
     services = ("wiki", "echo", "vault")
-    free = _free_ports(2 + len(names) + 2 * len(services))
+    free = free_ports(2 + len(names) + 2 * len(services))
     ports = Ports(
         ca=free.pop(),
         ca_control=free.pop(),
@@ -109,7 +109,7 @@ def lockgate(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "sidecar.cli", *arguments]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free on IPv4 and IPv6 loopback now, below the range the kernel hands out for outgoing ones."""
     start = 10_000 + int.from_bytes(os.urandom(2), "big") % 20_000
     found: list[int] = []
