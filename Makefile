@@ -13,7 +13,7 @@ export PIP_CONSTRAINT := .ci/constraints.txt
 export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: try test lint types tests lock clean
+.PHONY: try test lint types tests bench lock clean
 
 try: .venv/.installed
 	@.venv/bin/lockgate dev --tour
@@ -30,6 +30,11 @@ types: .venv/.installed-dev
 tests: .venv/.installed-dev
 	@.ci/system-packages
 	@$(PYTHON) -m pytest
+
+# Five minutes or so, on a machine with nothing else to do. Writes its tables into docs/benchmarks.md.
+bench: .venv/.installed-dev
+	@.ci/system-packages bench
+	@$(PYTHON) -m tests.bench
 
 # The stamps lie inside .venv, so that removing .venv starts over. The install is editable: new code needs no new install.
 .venv/.installed: pyproject.toml .ci/constraints.txt
