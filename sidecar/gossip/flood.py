@@ -162,8 +162,7 @@ class Flood:
             case Reconsidered():
                 self._reconsider()
                 return []
-            case Ticked(entropy):
-                return self._tick(entropy)
+        return self._tick(event.entropy)
 
     def _arrived(self, peer: str, known: _Peer, message: Wire) -> list[Send]:
         match message:
