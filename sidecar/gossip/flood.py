@@ -162,7 +162,8 @@ class Flood:
             case Reconsidered():
                 self._reconsider()
                 return []
-        return self._tick(event.entropy)
+            case Ticked(entropy):  # pragma: no branch - the last of them
+                return self._tick(entropy)
 
     def _arrived(self, peer: str, known: _Peer, message: Wire) -> list[Send]:
         match message:
