@@ -1,0 +1,77 @@
+"""Lockgate as a pair: a whole mesh, of which the agents' node is the client side and the tools' node the server side.
+
+Two services lead to the same target: one in a best-effort segment, one whose records must be on disk on both nodes
+before the first byte passes. They are two entrances to the same two processes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.bench.pairs import Pair, Site
+from tests.mesh import Mesh, dev_mesh
+
+AGENT = "researcher"
+
+POLICY = """
+[services.fast]
+segment = "retrieval"
+nodes = ["tools-1"]
+target = "127.0.0.1:{target}"
+protocol = "tcp"
+
+[services.durable]
+segment = "action"
+nodes = ["tools-1"]
+target = "127.0.0.1:{target}"
+protocol = "tcp"
+
+[agents.researcher]
+nodes = ["agents-1"]
+uid = {uid}
+
+[[bindings]]
+agent = "researcher"
+service = "fast"
+listen = {fast}
+
+[[bindings]]
+agent = "researcher"
+service = "durable"
+listen = {durable}
+
+[[grants]]
+id = "bench"
+agents = ["researcher"]
+services = ["fast", "durable"]
+"""
+
+
+@dataclass(frozen=True)
+class Lockgate:
+    """The pair, its second entrance, and the mesh around it."""
+
+    pair: Pair
+    durable: Pair
+    mesh: Mesh
+
+
+@contextmanager
+def lockgate(site: Site) -> Iterator[Lockgate]:
+    """A mesh with its own policy. ``site.between`` is the second entrance: the nodes find their own ports."""
+    policy = site.folder / "policy.toml"
+    policy.write_text(
+        POLICY.format(target=site.target, uid=os.getuid(), fast=site.entrance, durable=site.between)
+    )
+    with dev_mesh(site.folder / "mesh", "--policy", str(policy)) as mesh:
+        pids = mesh.pid("agents-1"), mesh.pid("tools-1")
+        pair = Pair("lockgate", site.entrance, *pids)
+        yield Lockgate(pair, Pair("lockgate, durable", site.between, *pids), mesh)
+
+
+def new_session(mesh: Mesh) -> str:
+    """Start a session of the agent, and end the one before: one uid can hold one."""
+    started = mesh.cli("session", "start", "--agent", AGENT, "--json")
+    assert started.code == 0, started.err
+    return str(started.json["session"])
