@@ -1,20 +1,29 @@
-"""The local entrances of agents: loopback listeners as the policy in force says. One bad one never stops a daemon."""
+"""The local entrances of agents: loopback listeners as the policy in force says. One bad one never stops a daemon.
 
+An entrance that a policy drops stops listening at once. The streams that came through it go on: whether they may is
+decided by grants, not by entrances.
+"""
+
+import errno
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
 import trio
 
 from sidecar.address import Address
+from sidecar.log import Refusals
 from sidecar.net import accept_forever, listen_tcp
 from sidecar.policy.model import Binding, Policy
 
 RETRY_SECONDS = 5.0
-LOOPBACK = ("127.0.0.1", "::1")
+
+_NO_IPV6 = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+"""A machine without IPv6, or without ::1."""
 
 log = structlog.get_logger(__name__)
+
+Serve = Callable[[trio.SocketStream, Binding], Awaitable[None]]
 
 
 @dataclass(eq=False, slots=True)
@@ -22,20 +31,21 @@ class Entrance:
     """One binding and the state of its listeners. ``problem`` is empty while it listens."""
 
     binding: Binding
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     problem: str = "not listening yet"
-    ready: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    tried: trio.Event = field(default_factory=trio.Event)
+    closed: trio.Event = field(default_factory=trio.Event)
 
 
 class Bindings:
     """Opens and closes entrances as policies come and go; a taken port is retried."""
 
-    def __init__(self, node: str, serve: Callable[[trio.SocketStream, Binding], Awaitable[None]]) -> None:
+    def __init__(self, node: str, serve: Serve) -> None:
+        self.refusals = Refusals()
         self._node = node
         self._serve = serve
         self._entrances: dict[tuple[str, str, int], Entrance] = {}
         self._nursery: trio.Nursery | None = None
-        self._full = 0
 
     @property
     def entrances(self) -> list[Entrance]:
@@ -43,69 +53,74 @@ class Bindings:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the entrances open until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for entrance in self.entrances:
+                    nursery.start_soon(self._keep_open, entrance, nursery)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     async def follow(self, policy: Policy | None) -> None:
         """Open what ``policy`` adds and close what it dropped; returns once each has been tried."""
         wanted = {(b.agent, b.service, b.port): b for b in (policy.bindings_on(self._node) if policy else ())}
-        for key in self._entrances.keys() - wanted.keys():
-            self._entrances.pop(key).scope.cancel()
-        fresh = []
-        for key in wanted.keys() - self._entrances.keys():
-            entrance = self._entrances[key] = Entrance(wanted[key])
-            fresh.append(entrance)
-            if self._nursery is not None:
-                self._nursery.start_soon(self._keep_open, entrance)
-        for entrance in fresh:
-            await entrance.ready.wait()
+        gone = [self._entrances.pop(key) for key in self._entrances.keys() - wanted.keys()]
+        for entrance in gone:
+            entrance.scope.cancel()
+        if self._nursery is not None:
+            for entrance in gone:  # Its port may be wanted again, by another agent or service.
+                await entrance.closed.wait()
+        fresh = {key: Entrance(wanted[key]) for key in wanted.keys() - self._entrances.keys()}
+        self._entrances |= fresh
+        if self._nursery is not None:
+            for entrance in fresh.values():
+                self._nursery.start_soon(self._keep_open, entrance, self._nursery)
+            for entrance in fresh.values():
+                await entrance.tried.wait()
 
-    async def _keep_open(self, entrance: Entrance) -> None:
-        with entrance.scope:
-            while True:
-                try:
-                    listeners = await self._listen(entrance.binding.port)
-                except OSError as error:
-                    self._complain(entrance, error)
-                    entrance.ready.set()
-                    await trio.sleep(RETRY_SECONDS)
-                    continue
-                entrance.problem = ""
-                entrance.ready.set()
-                await self._accept(entrance, listeners)
+    async def _keep_open(self, entrance: Entrance, streams: trio.Nursery) -> None:
+        try:
+            with entrance.scope:
+                while True:
+                    try:
+                        listeners = await _listen(entrance.binding.port)
+                    except OSError as error:
+                        self._complain(entrance, error)
+                        entrance.tried.set()
+                        await trio.sleep(RETRY_SECONDS)
+                    else:
+                        entrance.problem = ""
+                        entrance.tried.set()
+                        await self._accept(entrance.binding, listeners, streams)
+        finally:
+            entrance.tried.set()  # Also for one that was closed before it was open.
+            entrance.closed.set()
 
-    async def _listen(self, port: int) -> list[trio.SocketListener]:
-        """IPv4 loopback, and IPv6 loopback where the machine has it."""
-        listeners = await listen_tcp(Address("127.0.0.1", port))
-        with suppress(OSError):
-            listeners += await listen_tcp(Address("::1", port))
-        return listeners
-
-    async def _accept(self, entrance: Entrance, listeners: list[trio.SocketListener]) -> None:
+    async def _accept(
+        self, binding: Binding, listeners: list[trio.SocketListener], streams: trio.Nursery
+    ) -> None:
         async def handle(stream: trio.abc.Stream) -> None:
             if not isinstance(stream, trio.SocketStream):
                 return
             try:
-                await self._serve(stream, entrance.binding)
+                await self._serve(stream, binding)
             except Exception:
                 # One connection's bug must not end its siblings: they share a nursery.
-                log.exception("stream failed", service=entrance.binding.service)
+                log.exception("stream failed", service=binding.service)
             finally:
                 await trio.aclose_forcefully(stream)
 
         try:
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
-                    nursery.start_soon(accept_forever, listener, handle, self._note_full)
+                    nursery.start_soon(accept_forever, listener, handle, self._full, streams)
         finally:
-            for listener in listeners:
-                listener.socket.close()
+            _close(listeners)
 
-    def _note_full(self) -> None:
-        self._full += 1
-        if self._full == 1:
-            log.warning("no descriptors left, accepting on bindings pauses")
+    def _full(self) -> None:
+        self.refusals.note("limit", "no descriptors left, accepting on bindings pauses")
 
     def _complain(self, entrance: Entrance, error: OSError) -> None:
         binding = entrance.binding
@@ -113,3 +128,24 @@ class Bindings:
         if problem != entrance.problem:
             log.error("binding is down", agent=binding.agent, service=binding.service, why=problem)
         entrance.problem = problem
+
+
+async def _listen(port: int) -> list[trio.SocketListener]:
+    """IPv4 loopback, and IPv6 loopback where the machine has it; raises OSError."""
+    listeners = await listen_tcp(Address("127.0.0.1", port))
+    try:
+        listeners += await listen_tcp(Address("::1", port))
+    except OSError as error:
+        # A stranger who holds only [::1] would get half of those who dial "localhost".
+        if error.errno not in _NO_IPV6:
+            _close(listeners)
+            raise
+    except BaseException:
+        _close(listeners)
+        raise
+    return listeners
+
+
+def _close(listeners: list[trio.SocketListener]) -> None:
+    for listener in listeners:
+        listener.socket.close()

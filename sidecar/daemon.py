@@ -1,6 +1,6 @@
 """The node's daemon, from its files to its end: load, compose, serve, drain."""
 
-from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 import trio
@@ -29,6 +29,10 @@ from sidecar.version import VERSION
 ADMIN_MODE = 0o660
 AGENT_MODE = 0o666
 STOP_SECONDS = 3.0
+MAX_WHY_CHARS = 2_000
+
+LIVE = frozenset({"ca", "ca_control", "limits", "log_level", "operator"})
+"""Keys of node.toml that count without a restart."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,9 +57,17 @@ def compose(paths: Paths, config: NodeConfig) -> Node:
         audit=AuditWriter(site, clock),
         journal=Journal(paths.statements),
         objects=Objects(paths.objects),
-        cgroups=SessionCgroups.of_machine(),
+        cgroups=_session_cgroups(),
     )
     return Node(config, Credential.load(paths.identity_dir), load_bundle(paths.identity_dir), seams)
+
+
+def _session_cgroups() -> SessionCgroups | None:
+    try:
+        return SessionCgroups.of_machine()
+    except LocalError as error:
+        _log.warning("sessions are known by their uid alone", why=str(error))
+        return None
 
 
 async def run(paths: Paths) -> None:
@@ -67,47 +79,67 @@ async def run(paths: Paths) -> None:
     admin = listen_unix(paths.admin_sock, ADMIN_MODE)
     agent = listen_unix(paths.agent_sock, AGENT_MODE)
     audit = node.seams.audit
+
+    async def reread() -> list[str]:
+        return await reload(paths, node)
+
     async with trio.open_nursery() as nursery:
         await nursery.start(audit.run)
         audit.append(record.start(node.seams.clock.wall(), VERSION))
-        await nursery.start(node.bindings.run)
-        # Locks and revocations are in force before the first connection is taken.
-        await node.member.restore(lifecycle.boot_id())
-        nursery.start_soon(serve_unix, admin, admin_app(node))
-        nursery.start_soon(serve_unix, agent, agent_app(node))
-        nursery.start_soon(node.peering.run, overlay, node.contacts, lifecycle.boot_id())
-        for loop in (node.publish_own, node.watch_streams, node.keep_warm):
-            nursery.start_soon(loop)
-        _log.info("serving", node=config.name, listen=[str(one) for one in config.listen])
-        systemd.notify("READY=1")
-        await lifecycle.until_stopped(lifecycle.Signals(lambda: _reload(paths, node), lambda: _drain(node)))
-        await _stop(node)
-        nursery.cancel_scope.cancel()
+        try:
+            await _serve(paths, node, Listeners(overlay, admin, agent))
+        finally:
+            # After all that writes to it, however that ended.
+            await _close_log(node)
     lifecycle.remove_sockets(paths.admin_sock, paths.agent_sock)
 
 
-async def _reload(paths: Paths, node: Node) -> None:
-    """Take up what node.toml says now; a bad file changes nothing."""
-    systemd.notify("RELOADING=1")
-    audit, now = node.seams.audit, node.seams.clock.wall()
-    try:
-        config = read_config(paths)
-    except (ConfigError, LocalError) as error:
-        _log.error("reload refused, the old configuration stays", why=str(error))
-        audit.append(record.reload(now, "refused"))
-    else:
-        fixed = replace_fixed(node.config, config)
-        node.reconfigure(fixed)
-        log.configure(fixed.log_level)
-        _log.info("reloaded", needs_restart=[] if fixed == config else ["identity or addresses"])
-        audit.append(record.reload(now, "applied"))
-    systemd.notify("READY=1")
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """What was opened before anything was served."""
+
+    overlay: list[trio.SocketListener]
+    admin: trio.SocketListener
+    agent: trio.SocketListener
 
 
-def replace_fixed(old: NodeConfig, new: NodeConfig) -> NodeConfig:
-    """``new`` with the old values of what only a restart can change."""
-    keep = {name: getattr(old, name) for name in ("name", "trust_domain", "listen", "dev", "advertise")}
-    return new.model_copy(update=keep)
+async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.bindings.run)
+        node.sessions.sweep()
+        # Locks and revocations are in force before the first connection is taken.
+        await node.member.restore(lifecycle.boot_id())
+        nursery.start_soon(serve_unix, listeners.admin, admin_app(node, reread))
+        nursery.start_soon(serve_unix, listeners.agent, agent_app(node))
+        nursery.start_soon(node.peering.run, listeners.overlay, node.contacts, lifecycle.boot_id())
+        for loop in (node.publish_own, node.watch_streams, node.keep_warm):
+            nursery.start_soon(loop)
+        _log.info("serving", node=node.name, listen=[str(one) for one in node.config.listen])
+        systemd.notify("READY=1")
+        await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), lambda: _drain(node)))
+        await _cut_what_is_left(node)
+        nursery.cancel_scope.cancel()
+
+
+async def reload(paths: Paths, node: Node) -> list[str]:
+    """Take up what node.toml says now; the keys that wait for a restart. A bad file raises, and changes nothing."""
+    audit, clock = node.seams.audit, node.seams.clock
+    with lifecycle.reloading():
+        try:
+            config = await trio.to_thread.run_sync(read_config, paths)
+        except (ConfigError, LocalError) as error:
+            audit.append(record.reload(clock.wall(), "refused", {"why": _brief(error)}))
+            raise
+        waiting = lifecycle.needs_restart(node.config, config, LIVE)
+        node.reconfigure(node.config.model_copy(update={name: getattr(config, name) for name in LIVE}))
+        log.configure(config.log_level)
+        audit.append(record.reload(clock.wall(), "applied", {"needs_restart": list(waiting)}))
+        return waiting
+
+
+def _brief(error: Exception) -> str:
+    """For a record, which is bounded: a file may have any number of faults. The log has them all."""
+    return str(error)[:MAX_WHY_CHARS].encode(errors="replace").decode()
 
 
 async def _drain(node: Node) -> None:
@@ -119,13 +151,17 @@ async def _drain(node: Node) -> None:
             await node.carrier.turnover.park()
 
 
-async def _stop(node: Node) -> None:
-    """Cut what is left, and write the last record."""
+async def _cut_what_is_left(node: Node) -> None:
+    """End the streams that no drain ended; each writes its record."""
     node.draining = True
     left = [live for live in node.carrier.table if live.cut(Reason.DRAINING)]
     with trio.move_on_after(STOP_SECONDS):
         await node.carrier.until_gone(left)
+
+
+async def _close_log(node: Node) -> None:
+    """Write the last record."""
     audit = node.seams.audit
-    audit.append(record.stop(node.seams.clock.wall(), "told to"))
-    with trio.move_on_after(STOP_SECONDS), suppress(LocalError):
+    audit.append(record.stop(node.seams.clock.wall(), "told to" if node.draining else "failed"))
+    with trio.move_on_after(STOP_SECONDS, shield=True):
         await audit.close()

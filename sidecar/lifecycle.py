@@ -1,17 +1,22 @@
 """What every daemon of ours does between start and stop: sockets, signals, the boot it lives in."""
 
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 import trio
 
-from pki.errors import LocalError
+from pki.errors import LocalError, LockgateError
+from sidecar import systemd
 from sidecar.address import Address
 from sidecar.net import listen_tcp
 from sidecar.paths import Paths
+from sidecar.toml import Table
+
+log = structlog.get_logger(__name__)
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -38,8 +43,46 @@ async def listen_all(addresses: tuple[Address, ...], what: str) -> list[trio.Soc
         try:
             listeners += await listen_tcp(address)
         except OSError as error:
-            raise LocalError(f"{what} {address}: {error.strerror or error}; is another daemon running?") from None
+            for listener in listeners:
+                listener.socket.close()
+            why = error.strerror or error
+            raise LocalError(f"{what} {address}: {why}; is another daemon running?") from None
     return listeners
+
+
+@contextmanager
+def reloading() -> Iterator[None]:
+    """Around a reload: tells the supervisor, and the log how it ended. A refusal goes on to whoever asked for it."""
+    systemd.notify("RELOADING=1")
+    try:
+        yield
+    except LockgateError as error:
+        log.error("reload refused, the old configuration stays", why=str(error))
+        raise
+    else:
+        log.info("reloaded")
+    finally:
+        systemd.notify("READY=1")
+
+
+def needs_restart(running: Table, wanted: Table, live: Collection[str]) -> list[str]:
+    """The keys that ``wanted`` changes and that are not ``live``, as the file spells them."""
+    fields = type(running).model_fields
+    return [
+        field.alias or name
+        for name, field in fields.items()
+        if name not in live and getattr(running, name) != getattr(wanted, name)
+    ]
+
+
+def quietly(reload: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
+    """``reload`` for a signal: nobody waits for its answer, and the log has it."""
+
+    async def on_signal() -> None:
+        with suppress(LockgateError):
+            await reload()
+
+    return on_signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +116,7 @@ async def until_stopped(signals: Signals) -> None:
 
 
 def remove_sockets(*paths: Path) -> None:
+    """Take Unix sockets away, so that a client hears at once that nobody serves them."""
     for path in paths:
         with suppress(OSError):
             path.unlink()

@@ -1,6 +1,5 @@
 """Logs of a daemon: JSON or text lines on stderr. Never per packet, and never a flood of the same line."""
 
-import logging
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,10 +8,11 @@ import structlog
 import trio
 
 QUIET_SECONDS = 10.0
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 def configure(level: str, *, as_json: bool = False) -> None:
-    """Set up the process's logger."""
+    """Set up the process's logger, again at each reload; ``level`` is one of LEVELS."""
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
     )
@@ -24,9 +24,9 @@ def configure(level: str, *, as_json: bool = False) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # A cached one would never hear of a reload's level.
     )
 
 

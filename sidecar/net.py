@@ -58,12 +58,14 @@ async def accept_forever(
     listener: trio.abc.Listener[trio.abc.Stream],
     handle: Callable[[trio.abc.Stream], Awaitable[None]],
     on_full: Callable[[], None],
+    tasks: trio.Nursery | None = None,
 ) -> None:
     """Accept until cancelled. Each connection is a task of its own, which must not raise.
 
     Out of descriptors, accepting pauses and ``on_full`` is told: no log line for each failure, no busy loop.
+    Connections end with the accepting, unless they are given to ``tasks``.
     """
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as own:
         while True:
             try:
                 stream = await listener.accept()
@@ -73,4 +75,4 @@ async def accept_forever(
                 on_full()
                 await trio.sleep(ACCEPT_PAUSE)
             else:
-                nursery.start_soon(handle, stream)
+                (tasks or own).start_soon(handle, stream)

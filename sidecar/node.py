@@ -8,6 +8,7 @@ Gossip, control and reload reach the data path through a new snapshot only; the 
 """
 
 import pwd
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ import structlog
 import trio
 
 from pki.bundle import TrustBundle
-from pki.clock import Clock
+from pki.clock import Clock, Wall
 from pki.errors import LocalError
 from pki.judge import Word
 from pki.spiffe import SpiffeId
@@ -34,7 +35,7 @@ from sidecar.identity import Credential, ca_of
 from sidecar.net import dial_tcp
 from sidecar.objects import Objects
 from sidecar.overlay import Connection, Overlay, Standing
-from sidecar.peering import Caps, Peering, contacts_of, is_member_identity
+from sidecar.peering import Caps, Peering, contacts_of, dialable, is_member_identity
 from sidecar.proxy.agent import AgentSide, Kernel
 from sidecar.proxy.carry import Carrier, Sight
 from sidecar.proxy.pool import Pool
@@ -45,6 +46,7 @@ from sidecar.session.cgroup import SessionCgroups
 from sidecar.session.enrol import enrol_session
 from sidecar.session.sessions import Session, Sessions
 from sidecar.snapshot import Facts, Snapshot
+from sidecar.traceparent import ROOT_ENTROPY, root
 
 CUT_SECONDS = 5.0
 """How long a receipt waits for the streams that its statement cut."""
@@ -117,7 +119,7 @@ class Node:
         return self.config.trust_domain
 
     @property
-    def own_not_after(self) -> int:
+    def own_not_after(self) -> Wall:
         return self._identity.not_after
 
     def lineage(self) -> str:
@@ -158,7 +160,7 @@ class Node:
 
     def addresses_of(self, node: str) -> Iterable[Address]:
         entry = self.member.snapshot.roster.nodes.get(node)
-        return [Address.parse(text) for text in entry.addresses] if entry else []
+        return dialable(entry.addresses) if entry else ()
 
     # -- what the member does through us
 
@@ -169,12 +171,13 @@ class Node:
         """Cut what ``snapshot`` ends; returns when those streams are dead, with their number by rule."""
         table, clock = self.carrier.table, self.seams.clock
         ended, counts = table.redecide(snapshot, self.member.moment(), clock.boot())
-        self.peering.drop_strangers(snapshot)
-        await self.pool.drop(lambda connection: is_member_identity(connection.identity, snapshot))
-        await self.tool.drop(lambda connection: is_member_identity(connection.identity, snapshot))
+        self.peering.drop_strangers()
+        await self.pool.drop_strangers()
         await self.bindings.follow(snapshot.policy)
         with trio.move_on_after(CUT_SECONDS):
             await self.carrier.until_gone(ended)
+        # Last: a stream that was cut says why to its peer, on the very connection that ends here.
+        await self.tool.drop_strangers()
         return counts
 
     async def merged(self, statement: Statement, word: Word) -> None:
@@ -210,10 +213,16 @@ class Node:
         identity, key = await enrol_session(
             agent, self.credential, self.member.bundle, self.config.ca, self.seams.clock
         )
-        session = Session(identity, key, uid, self.seams.clock.wall())
+        trace = root(secrets.token_bytes(ROOT_ENTROPY))
+        session = Session(identity, key, uid, self.seams.clock.wall(), trace)
         self._forget_ended()
         self.sessions.add(session)
-        facts: record.Facts = {"uid": uid, "serial": identity.serial, "not_after": identity.not_after}
+        facts: record.Facts = {
+            "uid": uid,
+            "serial": identity.serial,
+            "not_after": identity.not_after,
+            "trace": trace,
+        }
         self._note_session("started", session, facts)
         return session
 
@@ -251,6 +260,7 @@ class Node:
             now = clock.boot()
             table.redecide(self.member.snapshot, self.member.moment(), now)
             table.overdue(now)
+            self.carrier.cut_unrecorded()
             self.sessions.tidy()
             deadline = table.next_deadline()
             wait = 1.0 if deadline is None else (deadline - clock.boot()) / 1_000_000
@@ -258,18 +268,12 @@ class Node:
 
     async def keep_warm(self) -> None:
         """Pre-warmed paths: idle connections to every node that a binding here may lead to."""
-        while True:
-            policy = self.member.snapshot.policy
-            wanted = {
-                node
-                for binding in (policy.bindings_on(self.name) if policy else ())
-                for node in (policy.services[binding.service].nodes if policy else ())
-                if node != self.name
-            }
-            for node in sorted(wanted):
-                peer = SpiffeId.for_node(self.trust_domain, node)
-                await self.pool.warm(peer, self.addresses_of(node))
-            await trio.sleep(1.0)
+        async with trio.open_nursery() as nursery:  # One node that does not answer keeps no other waiting.
+            while True:
+                for node in sorted(self._nodes_in_reach()):
+                    peer = SpiffeId.for_node(self.trust_domain, node)
+                    nursery.start_soon(self.pool.warm, peer, tuple(self.addresses_of(node)))
+                await trio.sleep(1.0)
 
     def contacts(self) -> Iterable[Contact]:
         """The roster's nodes and the CA."""
@@ -277,6 +281,12 @@ class Node:
         yield Contact(ca_of(self.member.bundle), (self.config.ca_control,))
 
     # -- inside
+
+    def _nodes_in_reach(self) -> set[str]:
+        policy = self.member.snapshot.policy
+        bindings = policy.bindings_on(self.name) if policy else ()
+        nodes = {node for one in bindings for node in (policy.services[one.service].nodes if policy else ())}
+        return nodes - {self.name}
 
     async def _serve_stream(self, connection: Connection) -> None:
         await self.tool.serve(connection)

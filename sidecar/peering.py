@@ -6,12 +6,13 @@ Nodes and the CA do this alike; they differ in what they do with a stream connec
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 import trio
 
-from pki.errors import LockgateError
+from pki.errors import LocalError, LockgateError
 from pki.spiffe import IdKind, SpiffeId
 from pki.statement import Wire
 from pki.verify import Identity
@@ -19,7 +20,7 @@ from sidecar.address import Address
 from sidecar.gossip.links import Contact, Links
 from sidecar.gossip.member import Member
 from sidecar.log import Refusals
-from sidecar.net import accept_forever
+from sidecar.net import accept_forever, tune
 from sidecar.overlay import Connection, Overlay
 from sidecar.snapshot import Facts, Snapshot
 
@@ -55,14 +56,15 @@ class Peering:
         self._caps = caps
         self._on_stream = on_stream
         self._handshakes: Counter[str] = Counter()
-        self._nursery: trio.Nursery | None = None
 
     async def run(
-        self, listeners: Iterable[trio.SocketListener], contacts: Callable[[], Iterable[Contact]], boot_id: str
+        self,
+        listeners: Iterable[trio.SocketListener],
+        contacts: Callable[[], Iterable[Contact]],
+        boot_id: str,
     ) -> None:
         """Serve until cancelled. ``contacts`` says, once a second, whom to keep links to."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             for listener in listeners:
                 nursery.start_soon(accept_forever, listener, self._accept, self._full)
             while True:
@@ -74,34 +76,44 @@ class Peering:
     def send(self, peer: str, message: Wire) -> None:
         self.links.send(peer, message)
 
-    def drop_strangers(self, snapshot: Snapshot) -> None:
+    def drop_strangers(self) -> None:
         """End links to nodes that are no members any more."""
-        gone = [peer for peer in self.links.peers if not is_member(SpiffeId.parse(peer), (), snapshot)]
-        self.links.drop(gone)
+        linked = self.links.connections
+        self.links.drop([str(one.peer) for one in linked if not self._overlay.admits(one)])
 
     async def _accept(self, transport: trio.abc.Stream) -> None:
-        address = _host(transport)
-        if not self._enter(address):
-            self.refusals.note("limit", "too many handshakes under way", address=address)
-            await trio.aclose_forcefully(transport)
+        """One connection from its accept to its end. Raises nothing: its siblings share a nursery."""
+        connection = await self._shake_hands(transport)
+        if connection is None:
             return
-        try:
-            connection = await self._overlay.accept(transport)
-        except LockgateError as error:
-            self.refusals.note("handshake", str(error), address=address)
-            return
-        finally:
-            self._handshakes[address] -= 1
         try:
             await self._serve(connection)
         except (LockgateError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.refusals.note("protocol", str(error), peer=str(connection.peer))
         except Exception:
-            # One connection's bug must not end its siblings: they share a nursery.
             log.exception("connection failed", peer=str(connection.peer))
         finally:
             with trio.CancelScope(shield=True):
                 await connection.aclose()
+
+    async def _shake_hands(self, transport: trio.abc.Stream) -> Connection | None:
+        """The verified peer, or None with the transport closed and the refusal counted."""
+        address = _host(transport)
+        if not self._enter(address):
+            self.refusals.note("limit", "too many handshakes under way", address=address)
+            await trio.aclose_forcefully(transport)
+            return None
+        if isinstance(transport, trio.SocketStream):
+            tune(transport)
+        try:
+            return await self._overlay.accept(transport)
+        except LockgateError as error:
+            self.refusals.note("handshake", str(error), address=address)
+        except Exception:
+            log.exception("handshake failed", address=address)
+        finally:
+            self._handshakes -= Counter({address: 1})
+        return None
 
     async def _serve(self, connection: Connection) -> None:
         if connection.role == "control":
@@ -116,7 +128,7 @@ class Peering:
             return False
         if self._handshakes[address] >= self._caps.handshakes_per_address:
             return False
-        self._handshakes += Counter({address: 1})
+        self._handshakes[address] += 1
         return True
 
     def _full(self) -> None:
@@ -142,7 +154,14 @@ def contacts_of(own: SpiffeId, snapshot: Snapshot) -> Iterable[Contact]:
     for node in snapshot.roster.nodes.values():
         who = SpiffeId.for_node(own.trust_domain, node.name)
         if who != own and is_member(who, (), snapshot):
-            yield Contact(who, tuple(Address.parse(text) for text in node.addresses))
+            yield Contact(who, tuple(dialable(node.addresses)))
+
+
+def dialable(addresses: Iterable[str]) -> Iterable[Address]:
+    """Those of a roster's addresses that can be dialled. A bad one must not stop a node, whoever signed it."""
+    for text in addresses:
+        with suppress(LocalError):
+            yield Address.parse(text)
 
 
 def _host(transport: trio.abc.Stream) -> str:

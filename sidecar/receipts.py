@@ -18,5 +18,7 @@ def receipts(
         lines = [Applied(id=one.id, since=now, cut=cut.get(one.id, 0)) for one in part]
         terms = Terms(epoch, now, max(one.payload.expires for one in part))
         if terms.expires > now:
-            sealed.append(sign("receipt", Receipt(applied=lines), terms, credential.key, credential.chain).raw)
+            sealed.append(
+                sign("receipt", Receipt(applied=lines), terms, credential.key, credential.chain).raw
+            )
     return sealed

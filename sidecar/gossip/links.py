@@ -67,6 +67,10 @@ class Links:
     def peers(self) -> list[str]:
         return sorted(self._links)
 
+    @property
+    def connections(self) -> list[Connection]:
+        return [link.connection for link in self._links.values()]
+
     def send(self, peer: str, message: Wire) -> None:
         """Queue a message; a link whose queue is full is dropped, its peer does not read."""
         link = self._links.get(peer)

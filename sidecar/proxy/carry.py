@@ -1,9 +1,17 @@
-"""The path of a stream, on either node and in every role, top to bottom:
+"""The path of a stream, on either node and in every role, top to bottom.
 
     admit -> decide -> record -> prove and open (or dial the target) -> splice -> record
 
-An :class:`Arrival` is where a stream came from and where it goes: a local connection on a binding, or an OPEN from
-another node. Everything that must be the same for all of them is here, once.
+Where a stream comes from and goes to is its :class:`~sidecar.proxy.arrival.Arrival`. Everything that must be the same
+for all of them is here, once. The rules:
+
+1. A stream enters the live table BEFORE the decision, so that a revocation in between finds it.
+2. Its admission is written before anything is dialled, durably where the segment requires that.
+3. After admission exactly one closed or cut record follows, also when the daemon is cancelled or a bug strikes;
+   a stream that was refused has one denied record instead, one that found no room a shed record.
+4. Both ends are released before that record, and the stream leaves the table after it: who waits for that
+   (:meth:`Carrier.until_gone`) knows that nothing of the stream is left.
+5. Whoever cuts a stream sets the reason first (:meth:`Live.cut`); a cut scope without a reason does not exist.
 """
 
 from collections.abc import Iterable
@@ -15,10 +23,11 @@ import trio
 from pki.clock import Clock
 from pki.errors import RemoteError
 from sidecar.audit import record
-from sidecar.audit.record import Caller, Record, Ruling, Subject, Traffic
+from sidecar.audit.record import Record, Ruling, Traffic
 from sidecar.audit.writer import AuditUnavailableError
 from sidecar.policy.decide import Decision, Request, decide
 from sidecar.policy.model import Audit, Verdict
+from sidecar.proxy.arrival import Arrival, EndedError, end_reason
 from sidecar.proxy.framed import ResetByPeer
 from sidecar.proxy.splice import Broken, Gate, splice
 from sidecar.proxy.streams import FOREVER, Limits, Live, LiveTable
@@ -31,57 +40,20 @@ STATEMENT_SECONDS = 1.0
 ENGINE = "1"
 """Version of the decision code: a record of another engine is not comparable."""
 
-_WORDS = frozenset(Reason)
 _STOPPED = (Reason.LOCKED, Reason.REVOKED)
 """A peer's word for a statement that may be on its way to us: our receipt will count what the peer cut."""
 
 
-class Ended(Exception):
-    """The stream could not be opened, or broke. Without a reason its caller just went away."""
-
-    def __init__(
-        self, reason: Reason | None, rule: str = "", hint: str = "", *, by_peer: bool = False
-    ) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-        self.rule = rule
-        self.hint = hint
-        self.by_peer = by_peer
-        """The other node cut it."""
-
-
 class Recorder(Protocol):
-    """The audit log as the data path sees it."""
-
-    def append(self, one: Record) -> None: ...
-    async def commit(self, one: Record) -> None: ...
-
-
-class Arrival(Protocol):
-    """Where a stream comes from and goes to."""
-
-    request: Request
-    subject: Subject
-    caller: Caller | None
-    near_fault: Reason | None
-    far_fault: Reason
-    """What it means when an end breaks; None: nothing, the caller went away."""
+    """The audit log as the data path sees it (:class:`sidecar.audit.writer.AuditWriter`)."""
 
     @property
-    def near(self) -> trio.abc.HalfCloseableStream:
-        """The end that the stream came from."""
+    def available(self) -> bool:
+        """Whether a commit can be expected to succeed."""
 
-    async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:
-        """The far end, connected; raises Ended."""
-
-    async def opened(self) -> None:
-        """Tell the near end, before its first byte is taken."""
-
-    async def refuse(self, decision: Decision) -> None:
-        """The stream never opened: say why, as the protocol of the near end allows."""
-
-    async def finish(self, far: trio.abc.HalfCloseableStream | None, reason: Reason | None) -> None:
-        """Release both ends; ``reason`` is set when the stream was cut."""
+    def append(self, record: Record) -> None: ...
+    async def commit(self, record: Record) -> None:
+        """Return once it is durable; raises AuditUnavailableError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +69,18 @@ class Situation(Protocol):
     """The seam to the rest of the node: the current snapshot and moment."""
 
     def sight(self) -> Sight: ...
+
+
+@dataclass(eq=False, slots=True)
+class _Passage:
+    """One stream on its way through."""
+
+    arrival: Arrival
+    live: Live
+    sight: Sight
+    decision: Decision
+    far: trio.abc.HalfCloseableStream | None = None
+    end: EndedError | None = None
 
 
 @dataclass(slots=True)
@@ -119,46 +103,47 @@ class Carrier:
 
     async def until_gone(self, ended: Iterable[Live]) -> None:
         """Return once these streams have closed both ends and written their record."""
-        names = [live.id for live in ended]
-        while any(self.table.find(name) for name in names):
+        waiting = list(ended)
+        while any(self.table.find(live.id) is live for live in waiting):
             await self.turnover.park()
 
+    def judge(self, live: Live) -> None:
+        """Decide on a live stream again: facts were added, or its deadline has come."""
+        sight = self.situation.sight()
+        self.table.judge(live, sight.snapshot, sight.moment, self.clock.boot())
+
+    def cut_unrecorded(self) -> list[Live]:
+        """Cut the streams whose segment requires the audit log, if it cannot be written now."""
+        if self.audit.available:
+            return []
+        snapshot = self.situation.sight().snapshot
+        required = [live for live in self.table if _is_required(live.request, snapshot)]
+        return [live for live in required if live.cut(Reason.AUDIT_UNAVAILABLE)]
+
     async def carry(self, arrival: Arrival) -> None:
-        """One stream from its arrival to its end. Never raises but for cancellation and bugs."""
+        """One stream from its arrival to its end. Raises nothing but cancellation and bugs, the records written."""
         scope = trio.CancelScope()
-        live = self._admit(arrival, scope)
-        if live is None:
+        live = self._live(arrival, scope)
+        if len(self.table) >= self.max_streams or not self.table.admit(live):
             await self._shed(arrival)
             return
-        far = None
-        by_peer = False
+        passage = None
         try:
             sight = self.situation.sight()
-            decision = self._decide(arrival.request, sight)
-            if live.reason is not None:  # Cut between admission and decision.
-                decision = replace(decision, reason=live.reason, rule=live.rule)
-            if decision.reason is not None:
-                await self._refuse(arrival, decision, sight)
-                return
-            if not await self._record_admission(arrival, decision, sight):
-                return
-            ended: Ended | None = None
-            with scope:
-                try:
-                    far = await self._open(arrival, live)
-                    await self._splice(arrival, far, live)
-                except Ended as early:
-                    ended = early
-            by_peer = ended is not None and ended.by_peer and ended.reason in _STOPPED and live.reason is None
-            await self._finish(arrival, far, live, ended)
+            passage = _Passage(arrival, live, sight, self._decide(live, sight))
+            if passage.decision.reason is None:
+                await self._run(passage, scope)
+            else:
+                await self._refuse(passage)
         finally:
-            self.table.close(live, self.clock.boot(), by_peer=by_peer)
+            by_peer = passage is not None and passage.end is not None and passage.end.by_peer
+            # What we cut ourselves has been counted already.
+            self.table.close(live, self.clock.boot(), by_peer=by_peer and live.reason is None)
             self.turnover.unpark_all()
 
-    def _admit(self, arrival: Arrival, scope: trio.CancelScope) -> Live | None:
-        """Enter the live table BEFORE the decision: a revocation in between is not lost."""
+    def _live(self, arrival: Arrival, scope: trio.CancelScope) -> Live:
         now = self.clock.boot()
-        live = Live(
+        return Live(
             id=arrival.subject.stream,
             request=arrival.request,
             limits=self.limits,
@@ -168,51 +153,69 @@ class Carrier:
             judge_by=FOREVER,
             peer=arrival.subject.peer,
         )
-        if len(self.table) >= self.max_streams or not self.table.admit(live):
-            return None
-        return live
 
-    def _decide(self, request: Request, sight: Sight) -> Decision:
-        decision = decide(request, sight.snapshot, sight.moment)
-        if sight.draining and decision.reason is None:
-            return replace(decision, reason=Reason.DRAINING, hint="this node is shutting down")
+    def _decide(self, live: Live, sight: Sight) -> Decision:
+        decision = decide(live.request, sight.snapshot, sight.moment)
+        if decision.reason is None and sight.draining:
+            return _denial(Reason.DRAINING, "", "this node is shutting down")
+        if decision.reason is None and live.reason is not None:  # Cut between admission and decision.
+            return _denial(live.reason, live.rule, "")
         return decision
 
-    async def _record_admission(self, arrival: Arrival, decision: Decision, sight: Sight) -> bool:
-        """Written before anything is dialled; where the segment requires it, durable too."""
-        one = record.admitted(
-            self.clock.wall(), arrival.subject, self._ruling(arrival, decision, sight), arrival.caller
-        )
-        if not self._is_required(arrival, sight):
-            self.audit.append(one)
-            return True
+    async def _run(self, passage: _Passage, scope: trio.CancelScope) -> None:
+        """A stream that was let in, to its one closed or cut record, whatever ends it."""
+        passage.end = EndedError(Reason.DRAINING)  # What holds when the whole daemon is cancelled.
         try:
-            await self.audit.commit(one)
+            with scope:
+                await self._pass(passage)
+            passage.end = None
+        except EndedError as end:
+            passage.end = end
         except AuditUnavailableError:
+            passage.end = None
             hint = "this segment needs a durable audit log, and it cannot be written"
-            await self._refuse(arrival, replace(decision, reason=Reason.AUDIT_UNAVAILABLE, hint=hint), sight)
-            return False
-        return True
+            passage.decision = _denial(Reason.AUDIT_UNAVAILABLE, "", hint)
+        except Exception:
+            passage.end = EndedError(passage.arrival.far_fault)
+            raise
+        finally:
+            if passage.decision.reason is None:
+                await self._finish(passage)
+            else:
+                await self._refuse(passage)
 
-    def _is_required(self, arrival: Arrival, sight: Sight) -> bool:
-        policy = sight.snapshot.policy
-        service = policy.services.get(arrival.request.service) if policy else None
-        return service is not None and service.segment.audit is Audit.REQUIRED
-
-    async def _open(self, arrival: Arrival, live: Live) -> trio.abc.HalfCloseableStream:
-        far = await arrival.connect(live)
-        self._judge(live)
+    async def _pass(self, passage: _Passage) -> None:
+        """Written before anything is dialled; nothing counts as open before the far end is there."""
+        await self._record_admission(passage)
+        arrival, live = passage.arrival, passage.live
+        passage.far = await arrival.connect(live)
+        self.judge(live)
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.audit.append(record.opened(self.clock.wall(), replace(arrival.subject, peer=live.peer)))
         live.is_open = True
         live.active = self.clock.boot()
-        await arrival.opened()
-        return far
+        try:
+            await arrival.opened()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise EndedError(arrival.near_fault) from None
+        await self._splice(arrival, passage.far, live)
+
+    async def _record_admission(self, passage: _Passage) -> None:
+        """Where the segment requires it, wait until it is durable; raises AuditUnavailableError."""
+        arrival = passage.arrival
+        one = record.admitted(self.clock.wall(), arrival.subject, _ruling(passage), arrival.caller)
+        if not _is_required(arrival.request, passage.sight.snapshot):
+            self.audit.append(one)
+        elif self.audit.available:
+            await self.audit.commit(one)
+        else:
+            raise AuditUnavailableError("audit log: it cannot be written")
 
     async def _splice(self, arrival: Arrival, far: trio.abc.HalfCloseableStream, live: Live) -> None:
         def passing(count: int, outwards: bool) -> bool:
             now = self.clock.boot()
             if now >= live.judge_by:
-                self._judge(live)
+                self.judge(live)
             if live.reason is not None:
                 return False
             live.active = now
@@ -231,85 +234,83 @@ class Carrier:
         except Broken as broken:
             raise _ended(broken, arrival) from None
 
-    def _judge(self, live: Live) -> None:
-        """Decide again on what is live: facts were added, or its deadline has come."""
-        sight = self.situation.sight()
-        self.table.redecide(sight.snapshot, sight.moment, self.clock.boot())
-
-    async def _refuse(self, arrival: Arrival, decision: Decision, sight: Sight) -> None:
-        ruling = self._ruling(arrival, decision, sight)
-        one = record.denied(self.clock.wall(), arrival.subject, ruling, arrival.caller)
-        self.audit.append(one)
-        await arrival.refuse(decision)
-        await arrival.finish(None, decision.reason)
+    async def _refuse(self, passage: _Passage) -> None:
+        arrival, decision = passage.arrival, passage.decision
+        self.audit.append(record.denied(self.clock.wall(), arrival.subject, _ruling(passage), arrival.caller))
+        with trio.CancelScope(shield=True):
+            await arrival.refuse(decision)
+            await arrival.finish(None, decision.reason, clean=False)
 
     async def _shed(self, arrival: Arrival) -> None:
-        one = record.shed(self.clock.wall(), arrival.subject, Reason.LIMIT)
-        self.audit.append(one)
-        await arrival.refuse(_denial(Reason.LIMIT, "", "this node carries all the streams it may"))
-        await arrival.finish(None, Reason.LIMIT)
-
-    async def _finish(
-        self, arrival: Arrival, far: trio.abc.HalfCloseableStream | None, live: Live, ended: Ended | None
-    ) -> None:
-        """Release both ends and write the one closed or cut record."""
+        self.audit.append(record.shed(self.clock.wall(), arrival.subject, Reason.LIMIT))
         with trio.CancelScope(shield=True):
-            if ended is not None and ended.reason is Reason.PEER_UNREACHABLE:
-                await self._await_statement(live)
-            reason = live.reason or (ended.reason if ended else None)
-            rule = live.rule or (ended.rule if ended else "")
-            if not live.is_open and reason is not None:
-                await arrival.refuse(_denial(reason, rule, ended.hint if ended else ""))
-            await arrival.finish(far, reason)
-            self._record_end(arrival, live, reason, rule)
+            await arrival.refuse(_denial(Reason.LIMIT, "", "this node carries all the streams it may"))
+            await arrival.finish(None, Reason.LIMIT, clean=False)
 
-    async def _await_statement(self, live: Live) -> None:
-        """A peer that was locked or revoked goes silent first; its statement may be a moment behind."""
-        with trio.move_on_after(STATEMENT_SECONDS):
-            while live.reason is None:
-                await trio.sleep(STATEMENT_SECONDS / 20)
+    async def _finish(self, passage: _Passage) -> None:
+        """Release both ends and write the one closed or cut record."""
+        live, end = passage.live, passage.end or EndedError(None)
+        reason = live.reason or end.reason
+        with trio.CancelScope(shield=True):
+            try:
+                if reason is not None and not live.is_open:
+                    await passage.arrival.refuse(_denial(reason, live.rule or end.rule, end.hint))
+                clean = passage.end is None and live.reason is None
+                await passage.arrival.finish(passage.far, reason, clean=clean)
+                if live.reason is None and reason is Reason.PEER_UNREACHABLE:
+                    await _await_statement(live)
+            finally:
+                self._record_end(passage.arrival, live, end)
 
-    def _record_end(self, arrival: Arrival, live: Live, reason: Reason | None, rule: str) -> None:
+    def _record_end(self, arrival: Arrival, live: Live, end: EndedError) -> None:
         traffic = Traffic(live.bytes_in, live.bytes_out)
         now = self.clock.wall()
         subject = replace(arrival.subject, peer=live.peer)
+        reason = live.reason or end.reason
         if reason is None:
             self.audit.append(record.closed(now, subject, traffic))
         else:
-            self.audit.append(record.cut(now, subject, reason, traffic, rule))
-
-    def _ruling(self, arrival: Arrival, decision: Decision, sight: Sight) -> Ruling:
-        request, moment = arrival.request, sight.moment
-        return Ruling(
-            verdict="deny" if decision.reason else "allow",
-            reason=decision.reason,
-            rule=decision.rule,
-            hint=decision.hint,
-            decision={"service": request.service, "tool_node": request.tool_node, "line": decision.line},
-            moment={"wall": moment.wall, "floor": moment.floor, "as_of": moment.as_of},
-            snapshot=sight.snapshot.digest,
-            engine=ENGINE,
-            facts={
-                "id": str(request.session),
-                "serials": list(request.serials),
-                "not_after": request.not_after,
-            },
-        )
+            self.audit.append(record.cut(now, subject, reason, traffic, live.rule or end.rule))
 
 
-def end_reason(word: str) -> Reason | None:
-    """A peer's word for why it refused or cut; None when it says that its caller just went away."""
-    if not word:
-        return None
-    return Reason(word) if word in _WORDS else Reason.BAD_REQUEST
+async def _await_statement(live: Live) -> None:
+    """A peer that was locked or revoked goes silent first; the statement that cuts ``live`` may be a moment behind."""
+    cut = trio.Event()
+    live.cancel = cut.set
+    with trio.move_on_after(STATEMENT_SECONDS):
+        await cut.wait()
 
 
-def _ended(broken: Broken, arrival: Arrival) -> Ended:
+def _is_required(request: Request, snapshot: Snapshot) -> bool:
+    service = snapshot.policy.services.get(request.service) if snapshot.policy else None
+    return service is not None and service.segment.audit is Audit.REQUIRED
+
+
+def _ruling(passage: _Passage) -> Ruling:
+    request, decision, moment = passage.arrival.request, passage.decision, passage.sight.moment
+    return Ruling(
+        verdict="deny" if decision.reason else "allow",
+        reason=decision.reason,
+        rule=decision.rule,
+        hint=decision.hint,
+        decision={"service": request.service, "tool_node": request.tool_node, "line": decision.line},
+        moment={"wall": moment.wall, "floor": moment.floor, "as_of": moment.as_of},
+        snapshot=passage.sight.snapshot.digest,
+        engine=ENGINE,
+        facts={
+            "id": str(request.session),
+            "serials": list(request.serials),
+            "not_after": request.not_after,
+        },
+    )
+
+
+def _ended(broken: Broken, arrival: Arrival) -> EndedError:
     if isinstance(broken.cause, ResetByPeer):
-        return Ended(end_reason(broken.cause.reason), by_peer=True)
+        return EndedError(end_reason(broken.cause.reason), by_peer=True)
     if isinstance(broken.cause, RemoteError):
-        return Ended(Reason.BAD_REQUEST, hint=str(broken.cause))
-    return Ended(arrival.near_fault if broken.near else arrival.far_fault)
+        return EndedError(Reason.BAD_REQUEST, hint=str(broken.cause))
+    return EndedError(arrival.near_fault if broken.near else arrival.far_fault)
 
 
 def _denial(reason: Reason, rule: str, hint: str) -> Decision:

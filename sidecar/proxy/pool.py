@@ -2,9 +2,11 @@
 
 A connection carries one stream at a time: nothing is multiplexed, so no stream waits for another. The handshake is
 paid once for many streams; what a stream pays for is one OPEN. A session is proven once on each connection.
+
+A connection is judged whenever it is taken or given back, never trusted for having been good before: a revocation,
+a renewed certificate, a peer that hung up or age may have ended it while nobody looked.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -33,6 +35,9 @@ class Pooled:
     proven: set[str] = field(default_factory=set)
     ordinal: int = 0
     carried: int = 0
+    """Payload bytes, both ways."""
+    has_waited: bool = False
+    """It was idle, so its peer may have left it without our knowing."""
 
     @property
     def peer(self) -> str:
@@ -46,19 +51,18 @@ class Pool:
         self._overlay = overlay
         self._clock = clock
         self._made_of = made_of
-        self._idle: dict[str, list[Pooled]] = defaultdict(list)
+        self._idle: dict[str, list[Pooled]] = {}
         self._warming: set[str] = set()
         self.dialled = 0
         self.reused = 0
         """Streams on a connection that had carried one before."""
 
     def idle(self, peer: str) -> int:
-        return len(self._idle[peer])
+        return len(self._idle.get(peer, ()))
 
     async def take(self, peer: SpiffeId, addresses: Iterable[Address]) -> Pooled:
         """A connection to ``peer``, idle or new; raises UnreachableError, or RemoteError for an impostor."""
-        idle = self._idle[peer.name]
-        while idle:
+        while idle := self._idle.get(peer.name):
             pooled = idle.pop()
             if self._usable(pooled):
                 self.reused += pooled.ordinal > 0
@@ -83,7 +87,7 @@ class Pool:
     async def release(self, pooled: Pooled) -> None:
         """Take a whole connection back."""
         if self._usable(pooled) and self.idle(pooled.peer) < MAX_IDLE:
-            self._idle[pooled.peer].append(pooled)
+            self._shelf(pooled).append(pooled)
         else:
             await pooled.connection.aclose()
 
@@ -93,26 +97,32 @@ class Pool:
             return
         self._warming.add(peer.name)
         try:
-            await self._drop_unusable(peer.name)
+            await self._drop(peer.name, self._usable)
             while self.idle(peer.name) < SPARE:
-                self._idle[peer.name].insert(0, await self.dial(peer, addresses))
+                pooled = await self.dial(peer, addresses)
+                self._shelf(pooled).insert(0, pooled)  # Those that carried streams are taken first.
         except LockgateError:
             return
         finally:
             self._warming.discard(peer.name)
 
-    async def drop(self, keep: Callable[[Connection], bool]) -> None:
-        """Close the idle connections that ``keep`` does not hold for."""
+    async def drop_strangers(self) -> None:
+        """Close the idle connections to nodes that are no members any more."""
         for peer in list(self._idle):
-            for pooled in [one for one in self._idle[peer] if not keep(one.connection)]:
-                self._idle[peer].remove(pooled)
-                await pooled.connection.aclose()
+            await self._drop(peer, lambda pooled: self._overlay.admits(pooled.connection))
 
-    async def _drop_unusable(self, peer: str) -> None:
-        for pooled in [one for one in self._idle[peer] if not self._usable(one)]:
-            if pooled in self._idle[peer]:
-                self._idle[peer].remove(pooled)
-                await pooled.connection.aclose()
+    async def _drop(self, peer: str, is_good: Callable[[Pooled], bool]) -> None:
+        idle = self._idle.get(peer, [])
+        bad = [one for one in idle if not is_good(one)]
+        for one in bad:  # First all of them out of reach, then the waiting.
+            idle.remove(one)
+        for one in bad:
+            await one.connection.aclose()
+
+    def _shelf(self, pooled: Pooled) -> list[Pooled]:
+        """Where it waits for its next stream."""
+        pooled.has_waited = True
+        return self._idle.setdefault(pooled.peer, [])
 
     def _usable(self, pooled: Pooled) -> bool:
         return (
@@ -120,5 +130,6 @@ class Pool:
             and pooled.carried < MAX_BYTES
             and self._clock.boot() - pooled.made < MAX_AGE
             and pooled.made_of == self._made_of()
+            and self._overlay.admits(pooled.connection)
             and pooled.connection.is_quiet()
         )

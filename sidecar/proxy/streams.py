@@ -124,6 +124,16 @@ class LiveTable:
         self._count_recent(snapshot, moment, now, counts)
         return ended, counts
 
+    def judge(self, live: Live, snapshot: Snapshot, moment: Moment, now: Boot) -> bool:
+        """Judge this one stream again; False when it is ending."""
+        decision = redecide(live.request, snapshot, moment)
+        if decision.reason is not None:
+            live.cut(decision.reason, decision.rule)
+        if live.reason is not None:
+            return False
+        self._postpone({live.id: live}, next_boundary(live.request, snapshot, moment), moment, now)
+        return True
+
     def overdue(self, now: Boot) -> list[Live]:
         """Cut what ran into a limit of its own: lifetime, idle, or idle after a half-close."""
         ended = []

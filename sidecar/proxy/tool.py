@@ -1,14 +1,16 @@
 """The tool's side of a stream connection: proofs and opens from a peer node, and the dial of the fixed target."""
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import structlog
 import trio
 
 from pki.clock import Wall
 from pki.errors import RemoteError
+from pki.framing import Frame
 from pki.verify import Identity
 from sidecar import wire
 from sidecar.audit import record
@@ -19,6 +21,7 @@ from sidecar.proxy import proof
 from sidecar.proxy.carry import Carrier
 from sidecar.proxy.ends import close_hard, dial_target
 from sidecar.proxy.framed import FramedStream
+from sidecar.proxy.pool import MAX_IDLE
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 from sidecar.wire import FrameType
@@ -29,7 +32,11 @@ MAX_PROOFS = 1_000
 IDLE_SECONDS = 3_900.0
 """A pooled connection lives an hour at most; its opener retires it, this only sweeps up after one that does not."""
 
-log = structlog.get_logger(__name__)
+MAX_WORDS = 500
+"""Characters of a rule or hint that fit a REFUSED."""
+
+ANSWER_SECONDS = 1.0
+"""How long a refusal waits for a peer that does not read."""
 
 
 @dataclass(eq=False)
@@ -50,7 +57,7 @@ class OpenArrival:
     def __post_init__(self) -> None:
         self.near = FramedStream(self.connection)
 
-    async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:
+    async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:  # noqa: ARG002 - the seam's
         policy = self.carrier.situation.sight().snapshot.policy
         return await dial_target(policy.services.get(self.request.service) if policy else None)
 
@@ -58,19 +65,27 @@ class OpenArrival:
         await self.connection.frames.send(*wire.encode(wire.Accepted(ordinal=self.ordinal)))
 
     async def refuse(self, decision: Decision) -> None:
-        self.refused = True
-        reason = decision.reason or Reason.NO_GRANT
+        """REFUSED, after which the connection may carry the next stream. Unsaid, it is closed by :meth:`finish`."""
         answer = wire.Refused(
-            ordinal=self.ordinal, reason=reason, rule=decision.rule[:500], hint=decision.hint[:500]
+            ordinal=self.ordinal,
+            reason=decision.reason or Reason.NO_GRANT,
+            rule=decision.rule[:MAX_WORDS],
+            hint=decision.hint[:MAX_WORDS],
         )
-        with trio.move_on_after(1):
+        with trio.move_on_after(ANSWER_SECONDS), _PEER_IS_GONE:
             await self.connection.frames.send(*wire.encode(answer))
+            self.refused = True
 
-    async def finish(self, far: trio.abc.HalfCloseableStream | None, reason: Reason | None) -> None:
+    async def finish(
+        self, far: trio.abc.HalfCloseableStream | None, reason: Reason | None, *, clean: bool
+    ) -> None:
         if far is not None:
-            await (far.aclose() if self.near.whole else close_hard(far))
+            await (far.aclose() if clean else close_hard(far))
         if not self.refused and not self.near.whole:
             await self.near.reset(reason or "")
+
+
+_PEER_IS_GONE = suppress(trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Node(Protocol):
@@ -80,6 +95,10 @@ class Node(Protocol):
     def name(self) -> str: ...
 
     def standing(self) -> Standing: ...
+
+    @property
+    def own_not_after(self) -> Wall:
+        """When this node's certificate expires."""
 
     def lineage(self) -> str:
         """The lineage serial of this node's certificate."""
@@ -93,40 +112,56 @@ class ToolSide:
         self._carrier = carrier
         self._on_refusal = on_refusal
         self._connections: set[Connection] = set()
+        self._by_peer: Counter[str] = Counter()
 
     async def serve(self, connection: Connection) -> None:
-        """Serve one connection to its end: any number of streams, one after the other."""
+        """Serve one connection to its end: any number of streams, one after the other.
+
+        Raises RemoteError when the peer breaks the protocol, or what Trio raises when the connection breaks.
+        """
+        peer = connection.peer.name
         self._connections.add(connection)
-        proven: dict[str, Identity] = {}
-        ordinal = proofs = 0
+        self._by_peer[peer] += 1
         try:
-            while True:
-                with trio.move_on_after(IDLE_SECONDS) as idle:
-                    frame = await connection.frames.receive()
-                if idle.cancelled_caught or frame is None:
-                    return
-                if frame.type == FrameType.PROVE and proofs < MAX_PROOFS:
-                    proofs += 1
-                    identity = self._check_proof(connection, frame.body)
-                    proven[identity.id.session] = identity
-                elif frame.type == FrameType.OPEN:
-                    opening = wire.decode_as(wire.Open, frame.body, FrameType.OPEN)
-                    if opening.ordinal != ordinal:
-                        raise RemoteError(f"OPEN {opening.ordinal}, {ordinal} is next")
-                    ordinal += 1
-                    if not await self._serve_open(connection, opening, proven.get(opening.session)):
-                        return
-                else:
-                    raise RemoteError(f"frame type {frame.type} does not belong between streams")
+            self._require_room(connection)
+            await self._serve_all(connection)
         finally:
             self._connections.discard(connection)
+            self._by_peer -= Counter({peer: 1})
             with trio.CancelScope(shield=True):
                 await connection.aclose()
 
-    async def drop(self, keep: Callable[[Connection], bool]) -> None:
+    async def drop_strangers(self) -> None:
         """Close the connections of peers that are no members any more; their streams were cut before."""
-        for connection in [one for one in self._connections if not keep(one)]:
+        is_member = self._node.standing().is_member
+        for connection in [one for one in self._connections if not is_member(one.identity)]:
             await connection.aclose()
+
+    def _require_room(self, connection: Connection) -> None:
+        # Asked again now that a revocation would find it: one that came since the handshake did not.
+        if not self._node.standing().is_member(connection.identity):
+            raise RemoteError("not in the roster any more, or revoked")
+        # A peer needs one connection for each of its streams. More would only hold our descriptors.
+        if self._by_peer[connection.peer.name] > self._carrier.max_streams + MAX_IDLE:
+            raise RemoteError("more connections than streams could need")
+
+    async def _serve_all(self, connection: Connection) -> None:
+        proven: dict[str, Identity] = {}
+        ordinal = proofs = 0
+        while (frame := await _next_frame(connection)) is not None:
+            if frame.type == FrameType.PROVE and proofs < MAX_PROOFS:
+                proofs += 1
+                identity = self._check_proof(connection, frame.body)
+                proven[identity.id.session] = identity
+            elif frame.type == FrameType.OPEN:
+                opening = wire.decode_as(wire.Open, frame.body, FrameType.OPEN)
+                if opening.ordinal != ordinal:
+                    raise RemoteError(f"OPEN {opening.ordinal}, {ordinal} is next")
+                ordinal += 1
+                if not await self._serve_open(connection, opening, proven.get(opening.session)):
+                    return
+            else:
+                raise RemoteError(f"frame type {frame.type} does not belong between streams")
 
     def _check_proof(self, connection: Connection, body: bytes) -> Identity:
         standing = self._node.standing()
@@ -169,7 +204,7 @@ class ToolSide:
             service=opening.service,
             tool_node=self._node.name,
             serials=(identity.lineage, connection.identity.lineage, self._node.lineage()),
-            not_after=min(identity.not_after, connection.identity.not_after),
+            not_after=min(identity.not_after, connection.identity.not_after, self._node.own_not_after),
         )
 
     def _subject(self, connection: Connection, opening: wire.Open, identity: Identity) -> Subject:
@@ -185,3 +220,10 @@ class ToolSide:
             peer=connection.peer.name,
             trace=opening.traceparent,
         )
+
+
+async def _next_frame(connection: Connection) -> Frame | None:
+    """The next frame between streams; None when the peer left, or asked for nothing for too long."""
+    with trio.move_on_after(IDLE_SECONDS):
+        return await connection.frames.receive()
+    return None

@@ -42,14 +42,14 @@ def _pass_on(child: "subprocess.Popen[bytes]", number: int) -> None:
 def _start(command: list[str], environment: dict[str, str], uid: int) -> "subprocess.Popen[bytes]":
     """As the agent's uid and groups when started by root; a caller who is not root is the agent already."""
     if os.geteuid() != 0 or uid == 0:
-        return subprocess.Popen(command, env=environment, close_fds=True)  # noqa: S603 - to run it is the purpose
+        return subprocess.Popen(command, env=environment, close_fds=True)
     entry = pwd.getpwuid(uid)
     groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
-    return subprocess.Popen(  # noqa: S603 - to run it is the purpose
+    return subprocess.Popen(
         command, env=environment, close_fds=True, user=uid, group=entry.pw_gid, extra_groups=groups
     )
 
 
 def _fail(code: Exit, why: str) -> int:
-    print(f"lockgate: {why}", file=sys.stderr)
+    sys.stderr.write(f"lockgate: {why}\n")
     return code

@@ -20,6 +20,8 @@ class Session:
     key: Key = field(repr=False)
     uid: int
     started: Wall
+    trace: str
+    """Its traceparent: the streams of a session are spans of one trace."""
     cgroup: SessionCgroup | None = None
 
     @property
@@ -35,10 +37,13 @@ class Sessions:
     """By session id. Memory only: a restart of the daemon ends them."""
 
     def __init__(self, cgroups: SessionCgroups | None = None) -> None:
+        """``cgroups``: where sessions may get one of their own; None: all are known by their uid."""
+        self.claimed: frozenset[int] = frozenset()
+        """Ids of the session cgroups of this machine, of ended sessions and of another daemon's too."""
         self._cgroups = cgroups
         self._sessions: dict[str, Session] = {}
         self._left: list[SessionCgroup] = []
-        """Of sessions that ended here; each goes when the last process has left it."""
+        """Of sessions that ended; each goes when the last process has left it."""
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
@@ -53,6 +58,9 @@ class Sessions:
     def find(self, name: str) -> Session | None:
         return self._sessions.get(name)
 
+    def of_agent(self, agent: str) -> list[Candidate]:
+        return [session.candidate for session in self if session.id.name == agent]
+
     def confine(self, session: Session, pid: int) -> Session:
         """Know the session by a cgroup of its own, which ``pid`` enters, where this daemon may make one."""
         cgroup = self._cgroups.create(session.id.session) if self._cgroups else None
@@ -65,6 +73,7 @@ class Sessions:
             return session
         confined = replace(session, cgroup=cgroup)
         self.add(confined)
+        self.claimed |= {cgroup.id}
         return confined
 
     def remove(self, name: str) -> Session | None:
@@ -74,13 +83,17 @@ class Sessions:
             self._left.append(session.cgroup)
         return session
 
+    def sweep(self) -> None:
+        """As the daemon starts: remove what a killed one left, as far as it is empty.
+
+        What is populated may be another daemon's: it is left alone, and reaches nothing here.
+        """
+        if self._cgroups is not None:
+            self._left += self._cgroups.sweep(self._sessions)
+            self.tidy()
+
     def tidy(self) -> None:
-        """Remove the cgroups of ended sessions that are empty by now."""
+        """Remove the cgroups of ended sessions that are empty by now, and see which stand. Once a second."""
         self._left = [cgroup for cgroup in self._left if not cgroup.remove()]
-
-    def of_agent(self, agent: str) -> list[Candidate]:
-        return [session.candidate for session in self if session.id.name == agent]
-
-    def claimed_cgroups(self) -> frozenset[int]:
-        """Every session cgroup of this machine, of ended sessions and of another daemon's too."""
-        return frozenset(one.id for one in self._cgroups.standing()) if self._cgroups else frozenset()
+        if self._cgroups is not None:
+            self.claimed = frozenset(one.id for one in self._cgroups.standing())

@@ -1,0 +1,66 @@
+"""The seam between the path of a stream and where it comes from: a connection on a binding, or an OPEN of a node."""
+
+from typing import Protocol
+
+import trio
+
+from sidecar.audit.record import Caller, Subject
+from sidecar.policy.decide import Decision, Request
+from sidecar.proxy.streams import Live
+from sidecar.reasons import Reason
+
+_WORDS = frozenset(Reason)
+
+
+class EndedError(Exception):
+    """The stream could not be opened, or broke. Without a reason its caller just went away."""
+
+    def __init__(
+        self, reason: Reason | None, rule: str = "", hint: str = "", *, by_peer: bool = False
+    ) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.rule = rule
+        self.hint = hint
+        self.by_peer = by_peer
+        """The other node cut it."""
+
+
+class Arrival(Protocol):
+    """Where a stream comes from and goes to."""
+
+    request: Request
+    subject: Subject
+    caller: Caller | None
+    near_fault: Reason | None
+    far_fault: Reason
+    """What it means when an end breaks; None: nothing, the caller went away."""
+
+    @property
+    def near(self) -> trio.abc.HalfCloseableStream:
+        """The end that the stream came from."""
+
+    async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:
+        """The far end, connected; raises EndedError."""
+
+    async def opened(self) -> None:
+        """Tell the near end, before its first byte is taken."""
+
+    async def refuse(self, decision: Decision) -> None:
+        """The stream never opened: say why, as the protocol of the near end allows. Bounded in time."""
+
+    async def finish(
+        self, far: trio.abc.HalfCloseableStream | None, reason: Reason | None, *, clean: bool
+    ) -> None:
+        """Release both ends, after a refusal too. Bounded in time.
+
+        Unless ``clean``, neither end may take it for the other's proper end: a truncated request is no request.
+        ``reason`` is None also for a caller that just went away.
+        """
+
+
+def end_reason(word: str) -> Reason | None:
+    """A peer's word for why it refused or cut; None when it says that its caller just went away."""
+    if not word:
+        return None
+    return Reason(word) if word in _WORDS else Reason.BAD_REQUEST

@@ -1,0 +1,203 @@
+"""A stream on its way to another node: which of the service's nodes, on which connection, PROVE, OPEN and the answer.
+
+TLS 1.3 clients "succeed" before the server has judged them, and a tool's node decides for itself: nothing counts as
+open, and no byte of the agent leaves, before ACCEPTED. Until then another node of the service may be asked instead.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import trio
+
+from pki.errors import LockgateError, RemoteError
+from pki.framing import Frame
+from pki.spiffe import SpiffeId
+from sidecar import wire
+from sidecar.address import Address
+from sidecar.audit.record import Caller, Subject
+from sidecar.policy.decide import Decision, Request
+from sidecar.proxy import proof
+from sidecar.proxy.arrival import EndedError, end_reason
+from sidecar.proxy.carry import Carrier
+from sidecar.proxy.ends import close_hard
+from sidecar.proxy.framed import FramedStream
+from sidecar.proxy.pool import Pool, Pooled
+from sidecar.proxy.streams import Live
+from sidecar.reasons import Reason
+from sidecar.session.sessions import Session
+from sidecar.wire import FrameType
+
+OPEN_SECONDS = 15.0
+"""From OPEN to its answer: the tool's node may have to dial its target and sync its log first."""
+
+
+class Directory(Protocol):
+    """Where the other nodes are."""
+
+    @property
+    def trust_domain(self) -> str: ...
+
+    def addresses_of(self, node: str) -> Iterable[Address]: ...
+
+
+class Side(Protocol):
+    """What all streams that leave this node share."""
+
+    @property
+    def node(self) -> Directory: ...
+
+    @property
+    def carrier(self) -> Carrier: ...
+
+    @property
+    def pool(self) -> Pool: ...
+
+
+@dataclass(eq=False)
+class RemoteArrival:
+    """A stream to a tool beside another node."""
+
+    near: trio.SocketStream
+    request: Request
+    subject: Subject
+    caller: Caller | None
+    session: Session
+    side: Side
+    nodes: tuple[str, ...]
+    near_fault: Reason | None = None
+    far_fault: Reason = Reason.PEER_UNREACHABLE
+    pooled: Pooled | None = None
+    live: Live | None = None
+
+    async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:
+        self.live = live
+        problem = EndedError(
+            Reason.PEER_UNREACHABLE, hint=f"no node of service {self.request.service} answers"
+        )
+        for node in self.nodes:
+            try:
+                self.pooled = await self._open_on(node, live)
+                return FramedStream(self.pooled.connection)
+            except LockgateError as error:
+                problem = EndedError(Reason.PEER_UNREACHABLE, hint=f"node {node}: {error}")
+            except EndedError as ended:
+                # Fail over before ACCEPTED only, and only where another node may know better.
+                if ended.reason not in (Reason.TARGET_UNREACHABLE, Reason.DRAINING, Reason.LIMIT):
+                    raise
+                problem = ended
+        raise problem
+
+    async def opened(self) -> None:
+        """The caller is connected to us already."""
+
+    async def refuse(self, decision: Decision) -> None:
+        """A raw client has no place for words: it sees RST."""
+
+    async def finish(
+        self, far: trio.abc.HalfCloseableStream | None, reason: Reason | None, *, clean: bool
+    ) -> None:
+        if isinstance(far, FramedStream) and self.pooled is not None and self.live is not None:
+            if far.whole:
+                self.pooled.carried += self.live.bytes_in + self.live.bytes_out
+                await self.side.pool.release(self.pooled)
+            else:
+                await far.reset(reason or "")
+        await (self.near.aclose() if clean else close_hard(self.near))
+
+    async def _open_on(self, node: str, live: Live) -> Pooled:
+        peer = SpiffeId.for_node(self.side.node.trust_domain, node)
+        addresses = tuple(self.side.node.addresses_of(node))
+        pooled = await self.side.pool.take(peer, addresses)
+        try:
+            await self._ask(pooled, live)
+        except _LeftError:
+            if not pooled.has_waited:
+                raise
+            # A peer that was restarted, or was tired of waiting: a new connection tells.
+            pooled = await self.side.pool.dial(peer, addresses)
+            await self._ask(pooled, live)
+        return pooled
+
+    async def _ask(self, pooled: Pooled, live: Live) -> None:
+        """Open the stream on ``pooled``, which is closed when that fails in any other way than REFUSED."""
+        refusal = None
+        try:
+            with trio.fail_after(OPEN_SECONDS):
+                refusal = await self._open(pooled, live)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await pooled.connection.aclose()
+            raise _LeftError("it left before it answered") from None
+        except trio.TooSlowError:
+            await pooled.connection.aclose()
+            raise RemoteError(f"no answer within {OPEN_SECONDS:.0f} s") from None
+        except BaseException:
+            await trio.aclose_forcefully(pooled.connection.tls)
+            raise
+        if refusal is not None:
+            await self.side.pool.release(pooled)
+            raise refusal
+
+    async def _open(self, pooled: Pooled, live: Live) -> EndedError | None:
+        """PROVE (once per connection and session) and OPEN, in one write; its REFUSED, None once it is ACCEPTED."""
+        connection = pooled.connection
+        live.peer = connection.peer.name
+        carrier = self.side.carrier
+        carrier.table.rebind(live, self._with_peer(pooled))
+        carrier.judge(live)  # Now that the peer is known: it is not even asked when it is locked or revoked.
+        frames = []
+        name = self.session.id.session
+        if name not in pooled.proven:
+            exporter = connection.exporter(proof.EXPORTER_LABEL)
+            frames.append(wire.encode(proof.prove(self.session.key, self.session.identity.chain, exporter)))
+            pooled.proven.add(name)
+        opening = wire.Open(
+            ordinal=pooled.ordinal,
+            stream=self.subject.stream,
+            session=name,
+            service=self.request.service,
+            traceparent=self.subject.trace,
+        )
+        pooled.ordinal += 1
+        await connection.frames.send_many([*frames, wire.encode(opening)])
+        frame = await connection.frames.receive()
+        if frame is None:
+            raise trio.BrokenResourceError("the peer left")
+        return _read_answer(frame, opening.ordinal)
+
+    def _with_peer(self, pooled: Pooled) -> Request:
+        identity = pooled.connection.identity
+        return replace(
+            self.request,
+            tool_node=identity.id.name,
+            serials=(*self.request.serials, identity.lineage),
+            not_after=min(self.request.not_after, identity.not_after),
+        )
+
+
+class _LeftError(RemoteError):
+    """The peer closed the connection instead of answering."""
+
+
+def _read_answer(frame: Frame, ordinal: int) -> EndedError | None:
+    """What a peer answered an OPEN: None for yes, or its refusal; raises EndedError for a RESET, or RemoteError."""
+    match frame.type:
+        case FrameType.ACCEPTED:
+            _require_ordinal(wire.decode_as(wire.Accepted, frame.body, FrameType.ACCEPTED).ordinal, ordinal)
+            return None
+        case FrameType.REFUSED:
+            refused = wire.decode_as(wire.Refused, frame.body, FrameType.REFUSED)
+            _require_ordinal(refused.ordinal, ordinal)
+            reason = end_reason(refused.reason) or Reason.BAD_REQUEST
+            return EndedError(reason, refused.rule, refused.hint, by_peer=True)
+        case FrameType.RESET:
+            reset = wire.decode_as(wire.Reset, frame.body, FrameType.RESET)
+            raise EndedError(end_reason(reset.reason) or Reason.PEER_UNREACHABLE, by_peer=True)
+        case _:
+            raise RemoteError(f"frame type {frame.type} does not answer an OPEN")
+
+
+def _require_ordinal(answered: int, asked: int) -> None:
+    # An answer sent ahead of its question must not open the next stream.
+    if answered != asked:
+        raise RemoteError(f"an answer to OPEN {answered}, {asked} was asked")
