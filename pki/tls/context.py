@@ -19,8 +19,9 @@ from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from OpenSSL import SSL
-from OpenSSL.crypto import X509, X509Store, X509StoreFlags
+from OpenSSL.crypto import X509, PKey, X509Store, X509StoreFlags
 
 from pki.errors import LocalError
 from pki.tls.openssl import set_groups, write_whole_buffers
@@ -69,6 +70,34 @@ def unverified_client_context() -> SSL.Context:
     """A client context that believes anyone: only to fetch the public trust bundle, which a pin then proves."""
     context = _bare_context(server_side=False)
     context.set_verify(SSL.VERIFY_NONE)
+    return context
+
+
+def tool_context(
+    anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], key: PrivateKeyTypes | None
+) -> SSL.Context:
+    """A client context for a private tool that speaks TLS itself: TLS 1.2 or newer, ``anchors`` and nobody else.
+
+    ``chain`` and ``key`` are the client certificate it wants, if it wants one. Whose certificate the tool shows is
+    for the caller to check.
+    """
+    context = _bare_context(server_side=False)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_verify(SSL.VERIFY_PEER)
+    store = context.get_cert_store()
+    if store is None:
+        raise LocalError("TLS: the context has no certificate store")
+    for anchor in anchors:
+        store.add_cert(X509.from_cryptography(anchor))
+    if chain and key is not None:
+        try:
+            context.use_certificate(chain[0])
+            context.use_privatekey(PKey.from_cryptography_key(key))  # type: ignore[arg-type]  # it names the kinds it takes
+            context.check_privatekey()
+        except (SSL.Error, TypeError):
+            raise LocalError("TLS: the client certificate and its key do not fit") from None
+        for issuer in chain[1:]:
+            context.add_extra_chain_cert(issuer)
     return context
 
 

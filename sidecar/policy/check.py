@@ -11,6 +11,7 @@ from pki.spiffe import SpiffeId
 from sidecar.policy.decide import Request, decide
 from sidecar.policy.model import Agent, Policy, Service
 from sidecar.policy.needless import cover_of, why_never
+from sidecar.policy.target import UnixTarget
 from sidecar.snapshot import Moment, NodeMember, Restrictions, Roster, Snapshot
 from sidecar.toml import did_you_mean
 
@@ -102,7 +103,8 @@ def _open_targets(policy: Policy) -> Iterator[Finding]:
     """An agent beside the tool would dial it directly, past every rule."""
     agents = {node for agent in policy.agents.values() for node in agent.nodes}
     for service in policy.services.values():
-        if not service.open_target and (shared := sorted(service.nodes & agents)):
+        is_guarded = isinstance(service.target, UnixTarget)  # by the modes of its file
+        if not is_guarded and not service.open_target and (shared := sorted(service.nodes & agents)):
             what = (
                 f"service {service.name}: on node {shared[0]}, which also runs agents,"
                 f" any user can dial {service.target}"

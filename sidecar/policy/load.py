@@ -8,7 +8,7 @@ from pki.errors import ConfigError, Fault
 from sidecar.defaults import POLICY_PAIRS, TOML_BYTES
 from sidecar.policy.match import Effect, Rule, RuleSet
 from sidecar.policy.model import Agent, Binding, Expectation, Policy, Segment, Service
-from sidecar.policy.tables import PRESETS, Defined, PolicyTables, RuleTable, SegmentTable
+from sidecar.policy.tables import PRESETS, BindingTable, Defined, PolicyTables, RuleTable, SegmentTable
 from sidecar.toml import Document, parse_document
 
 
@@ -29,8 +29,7 @@ def load_policy(text: bytes, name: str, limit: int = TOML_BYTES) -> Policy:
         services=MappingProxyType(_services(tables, segments, document)),
         agents=MappingProxyType(_agents(tables, document)),
         bindings=tuple(
-            Binding(row.agent, row.service, row.listen, document.line(("bindings", index)))
-            for index, row in enumerate(tables.bindings)
+            _binding(row, document.line(("bindings", index))) for index, row in enumerate(tables.bindings)
         ),
         grants=RuleSet(grants),
         denies=RuleSet(denies),
@@ -39,6 +38,12 @@ def load_policy(text: bytes, name: str, limit: int = TOML_BYTES) -> Policy:
             for index, row in enumerate(tables.tests)
         ),
     )
+
+
+def _binding(row: BindingTable, line: int) -> Binding:
+    if isinstance(row.listen, int):
+        return Binding(row.agent, row.service, row.listen, line)
+    return Binding(row.agent, row.service, 0, line, row.listen)
 
 
 def _segments(tables: PolicyTables, document: Document) -> dict[str, Segment]:

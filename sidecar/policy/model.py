@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sidecar.address import Address
 from sidecar.policy.match import RuleSet
+from sidecar.policy.target import UNIX, Target
 
 
 class OperationClass(StrEnum):
@@ -57,7 +57,7 @@ class Service:
     name: str
     segment: Segment
     nodes: frozenset[str]
-    target: Address
+    target: Target
     protocol: Protocol
     blast_radius: frozenset[str]
     open_target: bool
@@ -76,12 +76,21 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The local entrance of one agent to one service: a loopback port on each of the agent's nodes."""
+    """The local entrance of one agent to one service on each of the agent's nodes: a loopback port, or a Unix socket.
+
+    ``port`` is 0 for a Unix socket, ``path`` empty for a port.
+    """
 
     agent: str
     service: str
     port: int
     line: int
+    path: str = ""
+
+    @property
+    def address(self) -> str:
+        """Where the agent connects: ``host:port``, or ``unix:/path``."""
+        return f"{UNIX}{self.path}" if self.path else f"127.0.0.1:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

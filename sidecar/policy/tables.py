@@ -15,9 +15,20 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from pki.clock import DAY, SECOND, Wall
+from pki.errors import LocalError
+from sidecar.address import Address
 from sidecar.policy.model import Audit, OnStale, OperationClass, Protocol, Verdict
+from sidecar.policy.target import (
+    MAX_UNIX_PATH_BYTES,
+    TLS,
+    UNIX,
+    Target,
+    TcpTarget,
+    TlsTarget,
+    UnixTarget,
+    is_unix_path,
+)
 from sidecar.toml import (
-    AddressField,
     Duration,
     Name,
     NotStrict,
@@ -33,6 +44,8 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
     "action": {"class": "mutate", "stale-after": "60s", "audit": "required", "on-stale": "refuse"},
     "high-risk": {"class": "mutate", "stale-after": "15s", "audit": "required", "on-stale": "cut"},
 }
+
+MAX_PORT = 65_535
 
 MAX_UID = 2**32 - 2
 """The last uid is no user's: it means "leave as it is" (chown(2))."""
@@ -51,22 +64,22 @@ class Defined:
     rule_ids: Counter[str]
     nodes: Mapping[str, frozenset[str]]
     """Where each agent may run."""
-    ports: Counter[tuple[str, int]]
-    """How many bindings want a port of a node."""
+    entrances: Counter[tuple[str, int | str]]
+    """How many bindings want a port or socket of a node."""
 
     @classmethod
     def by(cls, tables: Mapping[str, Any]) -> "Defined":
         names = {kind: frozenset(_table(tables, f"{kind}s")) for kind in ("segment", "service", "agent")}
         nodes = {name: _strings(agent, "nodes") for name, agent in _table(tables, "agents").items()}
-        ports = Counter(
-            (node, row["listen"])
+        entrances = Counter(
+            (node, listen)
             for row in _rows(tables, "bindings")
-            if isinstance(row.get("listen"), int) and isinstance(row.get("agent"), str)
+            if (listen := _entrance(row.get("listen"))) and isinstance(row.get("agent"), str)
             for node in nodes.get(row["agent"], ())
         )
         rules = (*_rows(tables, "grants"), *_rows(tables, "denies"))
         ids = Counter(row["id"] for row in rules if isinstance(row.get("id"), str))
-        return cls(names | {"segment": names["segment"] | PRESETS.keys()}, ids, nodes, ports)
+        return cls(names | {"segment": names["segment"] | PRESETS.keys()}, ids, nodes, entrances)
 
 
 def _table(tables: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -77,6 +90,13 @@ def _table(tables: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _rows(tables: Mapping[str, Any], key: str) -> Iterator[dict[str, Any]]:
     value = tables.get(key)
     return (row for row in value if isinstance(row, dict)) if isinstance(value, list) else iter(())
+
+
+def _entrance(listen: object) -> int | str | None:
+    """A port, the path of a Unix socket, or None for what is neither."""
+    if isinstance(listen, str):
+        return listen.removeprefix(UNIX) if listen.startswith(UNIX) else None
+    return listen if isinstance(listen, int) else None
 
 
 def _strings(value: object, key: str) -> frozenset[str]:
@@ -105,10 +125,20 @@ def _rule_id(value: str, info: ValidationInfo) -> str:
     return value
 
 
-def _target(value: object) -> object:
-    if isinstance(value, str) and value.startswith(("unix:", "tls:")):
-        raise fault(f"{quoted(value)} is not dialled by this version", 'only "host:port" is')
-    return value
+def _target(value: object) -> Target:
+    """A target as far as its own text says; ``ca`` and ``server-name`` of a TLS target stand beside it."""
+    if not isinstance(value, str):
+        raise fault('must be a string "host:port", "unix:/path" or "tls://host:port"')
+    if value.startswith(UNIX):
+        path = value.removeprefix(UNIX)
+        if not is_unix_path(path):
+            raise fault(f"{quoted(value)} is not an absolute path of at most {MAX_UNIX_PATH_BYTES} bytes")
+        return UnixTarget(path)
+    try:
+        address = Address.parse(value.removeprefix(TLS))
+    except LocalError as error:
+        raise fault(f"{quoted(value)} is {error}") from None
+    return TlsTarget(address, "", address.host) if value.startswith(TLS) else TcpTarget(address)
 
 
 def _protocol(value: object) -> object:
@@ -128,9 +158,30 @@ def _uid(value: object) -> object:
     return value
 
 
-def _listen(value: object) -> object:
-    if isinstance(value, str) and value.startswith("unix:"):
-        raise fault("Unix sockets are not served by this version", "give a port")
+def _listen(value: object) -> int | str:
+    """A port, or the path of a Unix socket."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= MAX_PORT:
+            raise fault(f"must be from 1 to {MAX_PORT}")
+        return value
+    path = value.removeprefix(UNIX) if isinstance(value, str) and value.startswith(UNIX) else ""
+    if not is_unix_path(path):
+        raise fault('must be a port, or "unix:/path" of a socket')
+    return path
+
+
+def _file(value: str) -> str:
+    if not value.startswith("/") or "\0" in value:
+        raise fault("must be an absolute path")
+    return value
+
+
+def _credential(value: str) -> str:
+    """An absolute path, or the name of a systemd credential, which is a file's name."""
+    if value.startswith("/"):
+        return _file(value)
+    if not value or "/" in value or "\0" in value or value in (".", ".."):
+        raise fault("must be an absolute path, or the name of a systemd credential")
     return value
 
 
@@ -146,7 +197,9 @@ def _expires(value: object) -> object:
 
 
 Names = Annotated[tuple[Name, ...], NotStrict]
-Port = Annotated[int, BeforeValidator(_listen), Field(ge=1, le=65_535)]
+Listen = Annotated[int | str, BeforeValidator(_listen)]
+File = Annotated[str, AfterValidator(_file)]
+Credential = Annotated[str, AfterValidator(_credential)]
 Note = Annotated[str, Field(max_length=200)]
 AgentName = Annotated[str, _known("agent")]
 ServiceName = Annotated[str, _known("service")]
@@ -164,17 +217,42 @@ class SegmentTable(Table):
     on_stale: Annotated[OnStale, NotStrict] = OnStale.REFUSE
 
 
+class InjectTable(Table):
+    """``inject`` of a service: what the sidecar shows the tool in the agent's stead."""
+
+    later: ClassVar = frozenset({"header", "credential", "prefix"})
+
+    client_certificate: Credential
+
+
 class ServiceTable(Table):
     """``[services.NAME]``."""
 
-    later: ClassVar = frozenset({"ca", "host", "inject", "operations", "server-name"})
+    later: ClassVar = frozenset({"host", "operations"})
 
     segment: SegmentName
     nodes: Names = ()
-    target: Annotated[AddressField, BeforeValidator(_target)]
+    ca: File | None = None
+    server_name: Annotated[str, Field(max_length=253)] | None = None
+    inject: InjectTable | None = None
+    target: Annotated[Any, BeforeValidator(_target)]
     protocol: Annotated[Protocol, NotStrict, BeforeValidator(_protocol)] = Protocol.TCP
     blast_radius: Names = ()
     open_target: bool = False
+
+    @field_validator("target", mode="after")
+    @classmethod
+    def _whole(cls, target: Target, info: ValidationInfo) -> Target:
+        """A TLS target with what stands beside it; beside any other these keys would promise what nobody does."""
+        ca, name, inject = (info.data.get(key) for key in ("ca", "server_name", "inject"))
+        if not isinstance(target, TlsTarget):
+            if ca or name or inject:
+                raise fault("ca, server-name and inject go with a tls:// target", 'write "tls://host:port"')
+            return target
+        if not ca and "ca" in info.data:  # else it has a fault of its own
+            raise fault("needs a ca", "the PEM file of the CA that vouches for this tool")
+        certificate = inject.client_certificate if inject else ""
+        return TlsTarget(target.address, ca or "", name or target.server_name, certificate)
 
 
 class AgentTable(Table):
@@ -189,16 +267,17 @@ class BindingTable(Table):
 
     agent: AgentName
     service: ServiceName
-    listen: Port
+    listen: Listen
 
     @field_validator("listen")
     @classmethod
-    def _alone(cls, port: int, info: ValidationInfo) -> int:
+    def _alone(cls, listen: int | str, info: ValidationInfo) -> int | str:
         defined = _defined(info)
+        what = f"port {listen}" if isinstance(listen, int) else f"socket {listen}"
         for node in sorted(defined.nodes.get(info.data.get("agent", ""), ())):
-            if defined.ports[node, port] > 1:
-                raise fault(f"port {port} of node {quoted(node)} has several bindings", "give each its own")
-        return port
+            if defined.entrances[node, listen] > 1:
+                raise fault(f"{what} of node {quoted(node)} has several bindings", "give each its own")
+        return listen
 
 
 class RuleTable(Table):

@@ -12,6 +12,7 @@ from sidecar.defaults import POLICY_PAIRS
 from sidecar.policy.load import load_policy
 from sidecar.policy.match import Effect
 from sidecar.policy.model import Audit, Binding, OnStale, OperationClass, Protocol, Segment, Verdict
+from sidecar.policy.target import TcpTarget
 from tests.sidecar.policy.world import POLICY, policy_of
 
 
@@ -29,7 +30,7 @@ def test_a_file_becomes_a_policy() -> None:
     assert (wiki.segment.name, wiki.nodes, wiki.target) == (
         "retrieval",
         frozenset({"tools-1"}),
-        Address("127.0.0.1", 8001),
+        TcpTarget(Address("127.0.0.1", 8001)),
     )
     assert (wiki.protocol, wiki.open_target, wiki.line) == (Protocol.TCP, False, 1)
     assert (policy.agents["researcher"].uid, policy.agents["clerk"].uid) == (1001, "clerk")

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from pki.clock import SECOND
 from pki.errors import ConfigError
+from sidecar.address import Address
 from sidecar.policy.tables import PRESETS, Defined, PolicyTables
+from sidecar.policy.target import TcpTarget, TlsTarget, UnixTarget
 from sidecar.toml import Document
 from tests.sidecar.policy.world import POLICY, policy_of
 
@@ -39,7 +41,7 @@ def test_what_is_defined_is_read_in_spite_of_faults() -> None:
         "agent": frozenset({"a", "b", "c"}),
     }
     assert defined.nodes == {"a": frozenset({"n1", "n2"}), "b": frozenset(), "c": frozenset()}
-    assert defined.ports == Counter({("n1", 1): 2, ("n2", 1): 2})
+    assert defined.entrances == Counter({("n1", 1): 2, ("n2", 1): 2})
     assert defined.rule_ids == Counter({"x": 2})
 
 
@@ -91,12 +93,12 @@ expect = "refuse"
     assert faults_of(text) == [
         'policy.toml:2 services.wiki.segment: there is no segment "retreival" (did you mean "retrieval"?)',
         "policy.toml:3 services.wiki.nodes: must be a list",
-        'policy.toml:4 services.wiki.target: must be a string "host:port"',
+        'policy.toml:4 services.wiki.target: must be a string "host:port", "unix:/path" or "tls://host:port"',
         'policy.toml:5 services.wiki.protocoll: unknown key (did you mean "protocol"?)',
         "policy.toml:8 agents.researcher.uid: must be a number, or a user name in quotes",
         'policy.toml:11 bindings[0].agent: there is no agent "reseacher" (did you mean "researcher"?)',
         'policy.toml:12 bindings[0].service: there is no service "wikki" (did you mean "wiki"?)',
-        "policy.toml:13 bindings[0].listen: must be at least 1",
+        "policy.toml:13 bindings[0].listen: must be from 1 to 65535",
         'policy.toml:16 grants[0].id: "read wiki" is not a name (1 to 63 of a-z, 0-9 and inner hyphens)',
         'policy.toml:17 grants[0].agents[1]: there is no agent "nobody"',
         'policy.toml:18 grants[0].services[1]: there is no service "wikki" (did you mean "wiki"?)',
@@ -110,17 +112,25 @@ expect = "refuse"
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ('target = "127.0.0.1:8001"', 'target = "unix:/run/x"', "is not dialled by this version"),
-        ('target = "127.0.0.1:8001"', 'target = "tls://h:443"', "is not dialled by this version"),
+        ('target = "127.0.0.1:8001"', 'target = "unix:run/x"', "is not an absolute path"),
+        ('target = "127.0.0.1:8001"', f'target = "unix:/{"x" * 107}"', "at most 107 bytes"),
+        ('target = "127.0.0.1:8001"', 'target = "tls://h:443"', "needs a ca"),
+        ('target = "127.0.0.1:8001"', 'target = "tls://h"', 'is not "host:port"'),
+        ('target = "127.0.0.1:8001"', 'target = "h:1"\nca = "/ca.pem"', "go with a tls:// target"),
+        ('target = "127.0.0.1:8001"', 'target = "tls://h:443"\nca = "ca.pem"', "must be an absolute path"),
         ('target = "127.0.0.1:8001"', "target = 8001", 'must be a string "host:port"'),
         ('segment = "retrieval"', 'segment = "retrieval"\nprotocol = "http"', "cannot enforce http"),
         ('segment = "retrieval"', 'segment = "retrieval"\nprotocol = "mcp"', "cannot enforce mcp"),
         ('segment = "retrieval"', 'segment = "retrieval"\nprotocol = "udp"', "must be one of 'tcp'"),
-        ('segment = "retrieval"', 'segment = "retrieval"\ninject = {}', "not enforced by this version"),
+        (
+            'target = "127.0.0.1:8001"',
+            'target = "tls://h:1"\nca = "/c"\ninject = {client-certificate = "../x"}',
+            "must be an absolute path, or the name of a systemd credential",
+        ),
         ('services = ["wiki"]', "http = [{}]", "not enforced by this version"),
-        ("listen = 15001", 'listen = "unix:/run/x"', "Unix sockets are not served by this version"),
-        ("listen = 15001", "listen = true", "must be an integer"),
-        ("listen = 15001", "listen = 65536", "must be at most 65535"),
+        ("listen = 15001", 'listen = "unix:run/x"', 'must be a port, or "unix:/path" of a socket'),
+        ("listen = 15001", "listen = true", "must be a port"),
+        ("listen = 15001", "listen = 65536", "must be from 1 to 65535"),
         ("uid = 1001", "uid = true", "must be a number, or a user name"),
         ("uid = 1001", "uid = 4294967295", "must be from 0 to 4294967294"),
         ("uid = 1001", "uid = -1", "must be from 0 to 4294967294"),
@@ -133,6 +143,28 @@ def test_what_this_version_cannot_enforce_is_refused(old: str, new: str, fault: 
     assert old in POLICY
     [said] = faults_of(POLICY.replace(old, new, 1))
     assert fault in said
+
+
+def test_targets_have_three_shapes() -> None:
+    """TCP, a Unix socket, and TLS with a named CA, a server name and perhaps a client certificate."""
+    tls = 'target = "tls://tool.internal:443"\nca = "/etc/ca.pem"\n'
+    full = tls + 'server-name = "tool"\ninject = {client-certificate = "tool.pem"}'
+    for text, target in (
+        ('target = "h:1"', TcpTarget(Address("h", 1))),
+        ('target = "unix:/run/x"', UnixTarget("/run/x")),
+        (tls, TlsTarget(Address("tool.internal", 443), "/etc/ca.pem", "tool.internal")),
+        (full, TlsTarget(Address("tool.internal", 443), "/etc/ca.pem", "tool", "tool.pem")),
+    ):
+        policy = policy_of(POLICY.replace('target = "127.0.0.1:8001"', text, 1))
+        assert policy.services["wiki"].target == target
+
+
+def test_a_binding_may_be_a_unix_socket() -> None:
+    """It then has a path and no port; two bindings of one node cannot share it."""
+    text = POLICY.replace("listen = 15001", 'listen = "unix:/run/wiki.sock"', 1)
+    binding = policy_of(text).bindings[0]
+    assert (binding.port, binding.path, binding.address) == (0, "/run/wiki.sock", "unix:/run/wiki.sock")
+    assert policy_of(POLICY).bindings[0].address == "127.0.0.1:15001"
 
 
 def test_what_comes_later_is_refused_by_name() -> None:
