@@ -43,7 +43,7 @@ def root(name: str = "root") -> Issued:
 def issue(
     issuer: Issued, name: str, *, ca: bool = False, not_after: datetime = NOT_AFTER, key_ids: bool = True
 ) -> Issued:
-    """A CA called ``name``, or a leaf whose one URI SAN is ``name``."""
+    """A CA called ``name``, or a leaf whose one URI SAN is ``name``; one without a scheme is a DNS name."""
     if ca:
         return _sign(issuer, _name(name), ca=True, not_after=not_after, key_ids=key_ids)
     return _sign(issuer, x509.Name([]), uri=name, not_after=not_after, key_ids=key_ids)
@@ -77,7 +77,8 @@ def _sign(
         builder = builder.add_extension(own_id, critical=False).add_extension(issuer_id, critical=False)
     if not ca:
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+        kind = x509.UniformResourceIdentifier if ":" in uri else x509.DNSName
+        names = x509.SubjectAlternativeName([kind(uri)])
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         builder = builder.add_extension(names, critical=True)
     above = (issuer.certificate, *issuer.above) if issuer else ()

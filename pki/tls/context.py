@@ -19,9 +19,9 @@ from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from OpenSSL import SSL
-from OpenSSL.crypto import X509, PKey, X509Store, X509StoreFlags
+from OpenSSL.crypto import X509, X509Store, X509StoreFlags
 
 from pki.errors import LocalError
 from pki.tls.openssl import set_groups, write_whole_buffers
@@ -74,7 +74,7 @@ def unverified_client_context() -> SSL.Context:
 
 
 def tool_context(
-    anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], key: PrivateKeyTypes | None
+    anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], key: EllipticCurvePrivateKey | RSAPrivateKey | None
 ) -> SSL.Context:
     """A client context for a private tool that speaks TLS itself: TLS 1.2 or newer, ``anchors`` and nobody else.
 
@@ -92,9 +92,9 @@ def tool_context(
     if chain and key is not None:
         try:
             context.use_certificate(chain[0])
-            context.use_privatekey(PKey.from_cryptography_key(key))  # type: ignore[arg-type]  # it names the kinds it takes
+            context.use_privatekey(key)
             context.check_privatekey()
-        except (SSL.Error, TypeError):
+        except SSL.Error:
             raise LocalError("TLS: the client certificate and its key do not fit") from None
         for issuer in chain[1:]:
             context.add_extra_chain_cert(issuer)

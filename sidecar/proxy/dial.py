@@ -7,6 +7,8 @@ from pathlib import Path
 
 import trio
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from OpenSSL import SSL
@@ -107,15 +109,22 @@ def credential_path(name: str) -> Path:
 def _read(target: TlsTarget, paths: list[Path]) -> _Trust:
     anchors = _certificates(paths[0], _read_public(paths[0]))
     chain: list[x509.Certificate] = []
-    key = None
+    key: EllipticCurvePrivateKey | RSAPrivateKey | None = None
     if target.client_certificate:
         pem = load_private(paths[1])
         chain = _certificates(paths[1], pem)
-        try:
-            key = load_pem_private_key(pem, None)
-        except (ValueError, TypeError):
-            raise LocalError(f"{paths[1]}: holds no private key without a passphrase") from None
+        key = _private_key(paths[1], pem)
     return _Trust(tool_context(anchors, chain, key), Store(anchors))
+
+
+def _private_key(path: Path, pem: bytes) -> EllipticCurvePrivateKey | RSAPrivateKey:
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError):
+        raise LocalError(f"{path}: holds no private key without a passphrase") from None
+    if not isinstance(key, EllipticCurvePrivateKey | RSAPrivateKey):
+        raise LocalError(f"{path}: its key is neither an elliptic curve's nor RSA")
+    return key
 
 
 def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
