@@ -65,6 +65,7 @@ def lockgate(site: Site) -> Iterator[Lockgate]:
         POLICY.format(target=site.target, uid=os.getuid(), fast=site.entrance, durable=site.between)
     )
     with dev_mesh(site.folder / "mesh", "--policy", str(policy)) as mesh:
+        assert mesh.env["SID"], "the mesh could not start a session"
         pids = mesh.pid("agents-1"), mesh.pid("tools-1")
         pair = Pair("lockgate", site.entrance, *pids)
         yield Lockgate(pair, Pair("lockgate, durable", site.between, *pids), mesh)

@@ -89,13 +89,13 @@ def _ratio(values: Sequence[float], divisor: float, metric: Metric) -> str:
 
 
 def _revocation(results: Results) -> str:
-    typed, taken = (results.of(key, "lockgate") for key in ("revoke-typed", "revoke-taken"))
+    typed, signed = (results.of(key, "lockgate") for key in ("revoke-typed", "revoke-signed"))
     if not typed:
         return ""
     milliseconds = Metric("", "")
     rows = [
         ["from the command typed, ms", _cell(typed, milliseconds)],
-        ["from the statement taken by the node it was given to, ms", _cell(taken, milliseconds)],
+        ["from its statement signed, ms", _cell(signed, milliseconds)],
     ]
     return _markdown(["`revoke session:…` on the tools' node to the last dead stream", "lockgate"], rows)
 
