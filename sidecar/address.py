@@ -9,6 +9,8 @@ from pki.errors import LocalError
 
 MAX_HOST_CHARS = 253
 
+ANY_HOST = "0.0.0.0"  # noqa: S104 - other machines are to reach it; mTLS says which
+
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
@@ -42,6 +44,11 @@ class Address:
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it means every address of this machine: something to listen on, nothing to dial."""
+        return self.host in (ANY_HOST, "::")
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pki.clock import DAY, MINUTE, SECOND
 from pki.spiffe import is_trust_domain
 from sidecar import defaults
-from sidecar.address import Address
+from sidecar.address import ANY_HOST, Address
 from sidecar.toml import (
     AddressField,
     Duration,
@@ -19,8 +19,6 @@ from sidecar.toml import (
     load_toml,
     quoted,
 )
-
-ANY_HOST = "0.0.0.0"  # noqa: S104 - other machines are to reach it; mTLS says which
 
 L = TypeVar("L", bound=tuple[Address, ...])
 

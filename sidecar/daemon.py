@@ -1,6 +1,7 @@
 """The node's daemon, from its files to its end: load, compose, serve, drain."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
@@ -79,10 +80,6 @@ async def run(paths: Paths) -> None:
     admin = listen_unix(paths.admin_sock, ADMIN_MODE)
     agent = listen_unix(paths.agent_sock, AGENT_MODE)
     audit = node.seams.audit
-
-    async def reread() -> list[str]:
-        return await reload(paths, node)
-
     async with trio.open_nursery() as nursery:
         await nursery.start(audit.run)
         audit.append(record.start(node.seams.clock.wall(), VERSION))
@@ -104,6 +101,7 @@ class Listeners:
 
 
 async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
+    reread = partial(reload, paths, node)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.bindings.run)
         node.sessions.sweep()

@@ -5,9 +5,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import trio
 
 from pki.bundle import TrustBundle
+from pki.certificate import read
 from pki.clock import SystemClock
 from pki.errors import LocalError
 from pki.http.client import Response, connect_ca
@@ -43,7 +45,14 @@ class OperatorCredential:
         except (ValueError, KeyError, TypeError):
             raise LocalError(f"operator {folder}: {OPERATOR_FILE} is damaged; join again") from None
         secret = passphrase(f"passphrase of operator {folder.name}") if encrypted else None
-        return cls(Credential.load(folder, secret), load_bundle(folder), ca)
+        credential = Credential.load(folder, secret)
+        if read(credential.chain[0]).not_after <= SystemClock().wall():
+            name = credential.id.name
+            how = (
+                f"let an admin run lockgate token create operator:{name} --role ..., then run: lockgate join"
+            )
+            raise LocalError(f"operator {name}: its certificate has expired; {how}")
+        return cls(credential, load_bundle(folder), ca)
 
     def sign(self, kind: str, body: Wire, life: int) -> Statement:
         """A statement of this operator that lives ``life`` microseconds from now."""
@@ -72,9 +81,10 @@ def passphrase(prompt: str, *, confirm: bool = False) -> bytes:
     """The passphrase from LOCKGATE_PASSPHRASE_FILE, else from the terminal; raises LocalError without either."""
     path = os.environ.get(PASSPHRASE_VARIABLE)
     if path:
-        return load_private(Path(path)).strip()
-    import click
-
+        secret = load_private(Path(path)).strip()
+        if not secret:
+            raise LocalError(f"{path}: the passphrase in it is empty")
+        return secret
     try:
         text: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
     except click.Abort:

@@ -15,11 +15,12 @@ from pki.clock import DAY, SECOND, Clock, Wall
 from pki.codec import convert
 from pki.spiffe import IdKind
 from pki.statement import MAX_ITEMS
+from sidecar.ca.office import Office
+from sidecar.ca.places import api_addresses
 from sidecar.config import CaConfig
-from sidecar.control import statements
-from sidecar.control.unix import ERROR_HANDLERS, answer
-from sidecar.gossip.member import Member
-from sidecar.peering import Peering
+from sidecar.control import state, statements
+from sidecar.control.admin import Reload
+from sidecar.control.unix import ERROR_HANDLERS, answer, body_of
 
 MAX_TOKEN_LIFE = 7 * DAY
 
@@ -33,54 +34,44 @@ class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl: Annotated[int, msgspec.Meta(ge=SECOND, le=MAX_TOKEN_LIFE)]
 
 
-def ca_app(config: CaConfig, member: Member, peering: Peering, enrolment: Enrolment, clock: Clock) -> Starlette:
-    """The API of the CA's admin.sock."""
+def ca_app(config: CaConfig, office: Office, enrolment: Enrolment, clock: Clock, reload: Reload) -> Starlette:
+    """The API of the CA's admin.sock. ``reload`` reads ca.toml again."""
 
-    async def status(request: Request) -> Response:
-        return answer(status_of(config, member, peering))
+    async def status(_: Request) -> Response:
+        return answer(status_of(config, office))
 
     async def token(request: Request) -> Response:
-        wanted = convert(await request.json(), CreateToken, what="token create")
+        wanted = convert(await body_of(request), CreateToken, what="token create")
         now = clock.wall()
         expires = Wall(now + wanted.ttl)
         invitation = Invitation(IdKind(wanted.kind), wanted.name, tuple(wanted.roles), expires)
-        addresses = tuple(str(one) for one in config.advertise or config.listen)
+        addresses = tuple(map(str, api_addresses(config)))
         made = await trio.to_thread.run_sync(enrolment.create, invitation, addresses, now)
-        return answer({"token": made.encode(), "kind": wanted.kind, "name": wanted.name, "expires": expires}, 201)
+        body = {"token": made.encode(), "kind": wanted.kind, "name": wanted.name, "expires": expires}
+        return answer(body, 201)
+
+    async def reread(_: Request) -> Response:
+        return answer({"needs_restart": await reload()})
 
     return Starlette(
         routes=[
             Route("/v1/status", status),
             Route("/v1/tokens", token, methods=["POST"]),
-            *statements.routes(member, config.trust_domain),
+            Route("/v1/reload", reread, methods=["POST"]),
+            state.policy_route(office.member, office.objects),
+            *statements.routes(office.member, config.trust_domain),
         ],
         exception_handlers=ERROR_HANDLERS,
     )
 
 
-def status_of(config: CaConfig, member: Member, peering: Peering) -> dict[str, Any]:
-    """What ``lockgate status --json`` prints for a CA."""
-    moment = member.moment()
-    nodes, operators = member.snapshot.roster.nodes, member.snapshot.roster.operators
+def status_of(config: CaConfig, office: Office) -> dict[str, Any]:
+    """What ``lockgate status --json`` prints of a CA."""
     return {
+        **state.status_of(office.member, office.peering),
         "role": "ca",
         "name": config.name,
         "id": f"spiffe://{config.trust_domain}/ca/{config.name}",
         "dev": config.dev,
-        "ready": not member.unready,
-        "unready": member.unready,
-        "peers": peering.links.peers,
-        "wall": moment.wall,
-        "floor": moment.floor,
-        "policy": {
-            "sequence": member.loaded.sequence,
-            "digest": member.loaded.digest,
-            "fault": member.loaded.fault,
-        },
-        "nodes": sorted(nodes),
-        "operators": {name: sorted(one.roles) for name, one in operators.items()},
-        "refused": dict(peering.refusals.counts),
-        "statements": len(member.store),
-        "declined": member.declined,
-        **statements.restrictions_of(member.snapshot, member.floor),
+        "ready": not office.member.unready,
     }

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterable
+from functools import partial
 
 import structlog
 import trio
@@ -13,12 +14,13 @@ from pki.authority.keystore import REGISTER_FILE, Authority, open_online
 from pki.authority.register import Register
 from pki.authority.service import Hooks, application, serve
 from pki.authority.signer import StatementSigner
-from pki.clock import SystemClock
-from pki.errors import LocalError, LockgateError
+from pki.clock import Clock, SystemClock
+from pki.errors import LocalError
 from pki.tls.context import ClientCertificate, make_context
 from sidecar import lifecycle, log, systemd
 from sidecar.ca.control import ca_app
 from sidecar.ca.office import Office
+from sidecar.ca.places import control_addresses
 from sidecar.config import CaConfig, load_ca_config
 from sidecar.control.unix import listen_unix, serve_unix
 from sidecar.gossip.journal import Journal
@@ -32,6 +34,9 @@ from sidecar.paths import Paths
 from sidecar.peering import Caps, Peering, is_member_identity
 
 ADMIN_MODE = 0o660
+
+LIVE = frozenset({"log_level", "operator"})
+"""Keys of ca.toml that count without a restart."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,47 +58,64 @@ async def run(paths: Paths) -> None:
     clock = SystemClock()
     authority = open_online(paths.authority_dir)
     register = Register.open(paths.authority_dir / REGISTER_FILE)
-    objects = Objects(paths.objects)
-    signer = StatementSigner(authority, register)
+    issuer = Issuer(authority, register, secrets.token_bytes, _lifetimes(config))
+    office = compose(paths, config, StatementSigner(authority, register), clock)
+    api = await lifecycle.listen_all(config.listen, "CA port")
+    control = await lifecycle.listen_all(config.control_listen, "CA control port")
+    admin = listen_unix(paths.admin_sock, ADMIN_MODE)
+    await office.member.restore(lifecycle.boot_id())
+    reread = partial(reload, paths, config)
+    async with trio.open_nursery() as nursery:
+        context = _api_context(authority)
+        app = application(issuer, _hooks(config, office, clock))
+        nursery.start_soon(serve, api, app, lambda: context, lambda: office.member.bundle, clock)
+        nursery.start_soon(serve_unix, admin, ca_app(config, office, Enrolment(issuer), clock, reread))
+        nursery.start_soon(office.peering.run, control, _no_contacts, lifecycle.boot_id())
+        nursery.start_soon(office.adopt_all)
+        nursery.start_soon(office.beat)
+        _log.info("serving", ca=config.name, listen=[str(one) for one in config.listen])
+        systemd.notify("READY=1")
+        await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), _no_drain))
+        nursery.cancel_scope.cancel()
+    lifecycle.remove_sockets(paths.admin_sock)
+
+
+def compose(paths: Paths, config: CaConfig, signer: StatementSigner, clock: Clock) -> Office:
+    """The CA as a member of its mesh; raises LocalError for what is missing or damaged."""
+    authority, objects = signer.authority, Objects(paths.objects)
     office = Office(signer, objects, clock, dev=config.dev)
-    member = Member(Journal(paths.statements), objects, authority.bundle, clock, office)
-    office.member = member
-    office.peering = peering = _peering(config, authority, member, clock)
-    lifetimes = Lifetimes(
-        node=config.lifetimes.node, session=config.lifetimes.session, operator=config.lifetimes.operator
-    )
-    issuer = Issuer(authority, register, secrets.token_bytes, lifetimes)
-    hooks = Hooks(
+    office.member = Member(Journal(paths.statements), objects, authority.bundle, clock, office)
+    office.peering = _peering(config, authority, office.member, clock)
+    return office
+
+
+async def reload(paths: Paths, running: CaConfig) -> list[str]:
+    """Take up what ca.toml says now; the keys that wait for a restart. A bad file raises, and changes nothing."""
+    with lifecycle.reloading():
+        config = await trio.to_thread.run_sync(read_config, paths)
+        log.configure(config.log_level)
+        return lifecycle.needs_restart(running, config, LIVE)
+
+
+def _hooks(config: CaConfig, office: Office, clock: Clock) -> Hooks:
+    return Hooks(
         may_issue=office.may_issue,
         publish=office.publish,
         roles_of=office.roles_of,
         apply_policy=office.apply_policy,
         lift=office.lift,
-        control_address=str((config.control_advertise or config.control_listen)[0]),
+        control_address=str(control_addresses(config)[0]),
         clock=clock,
         note=_note,
     )
-    api = await lifecycle.listen_all(config.listen, "CA port")
-    control = await lifecycle.listen_all(config.control_listen, "CA control port")
-    admin = listen_unix(paths.admin_sock, ADMIN_MODE)
-    await member.restore(lifecycle.boot_id())
-    async with trio.open_nursery() as nursery:
-        context = _api_context(authority)
-        app = application(issuer, hooks)
-        nursery.start_soon(serve, api, app, lambda: context, lambda: member.bundle, clock)
-        admin_app = ca_app(config, member, peering, Enrolment(issuer), clock)
-        nursery.start_soon(serve_unix, admin, admin_app)
-        nursery.start_soon(peering.run, control, _no_contacts, lifecycle.boot_id())
-        nursery.start_soon(office.adopt_all)
-        nursery.start_soon(office.beat)
-        _log.info("serving", ca=config.name, listen=[str(one) for one in config.listen])
-        systemd.notify("READY=1")
-        await lifecycle.until_stopped(lifecycle.Signals(lambda: _reload(paths), _no_drain))
-        nursery.cancel_scope.cancel()
-    lifecycle.remove_sockets(paths.admin_sock)
 
 
-def _peering(config: CaConfig, authority: Authority, member: Member, clock: SystemClock) -> Peering:
+def _lifetimes(config: CaConfig) -> Lifetimes:
+    wanted = config.lifetimes
+    return Lifetimes(node=wanted.node, session=wanted.session, operator=wanted.operator)
+
+
+def _peering(config: CaConfig, authority: Authority, member: Member, clock: Clock) -> Peering:
     own = Credential(authority.id, (authority.tls.certificate,), authority.tls.key)
 
     def standing() -> Standing:
@@ -118,17 +140,6 @@ def _api_context(authority: Authority) -> SSL.Context:
         server_side=True,
         client_certificate=ClientCertificate.OPTIONAL,
     )
-
-
-async def _reload(paths: Paths) -> None:
-    """Check the file and take up its log level; all else of the CA needs a restart."""
-    try:
-        config = read_config(paths)
-    except LockgateError as error:
-        _log.error("reload refused, the old configuration stays", why=str(error))
-    else:
-        log.configure(config.log_level)
-        _log.info("reloaded")
 
 
 async def _no_drain() -> None:

@@ -1,4 +1,14 @@
-"""What the CA decides: which policy is published, what it adopts, what it lifts, and its word once a second."""
+"""What the CA decides: which policy is published, what it adopts, what it lifts, and its word once a second.
+
+Rules:
+
+1. What the CA owes is read off the store, never off a queue: a restriction without a number of ours is to be
+   adopted, a revocation is to be banned. So a crash, a full disk or a full queue only puts it off.
+2. One policy is applied at a time, and one lift: sequences come into force in their order, and what a demand was
+   judged by is still so when the lift is signed.
+3. A demand works once: each id it names must be in force, and is not any more afterwards.
+4. All signing happens in one thread, off the loop.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,11 +17,11 @@ import structlog
 import trio
 
 from pki.authority.signer import Span, StatementSigner
-from pki.clock import DAY, Clock, Wall
-from pki.errors import ConfigError, Fault, LocalError, RefusedError, RemoteError
+from pki.clock import DAY, SECOND, Clock, Wall
+from pki.errors import ConfigError, Fault, LocalError, LockgateError, RefusedError, RemoteError
 from pki.judge import Trust, Word, judge
 from pki.spiffe import SpiffeId
-from pki.statement import Demand, Heartbeat, Lift, Lock, Revocation, Statement, Wire, parse
+from pki.statement import Demand, Heartbeat, Lift, Lock, Policy, Revocation, Statement, Wire, parse
 from pki.verify import Identity
 from sidecar import defaults
 from sidecar.gossip.member import Member
@@ -20,10 +30,13 @@ from sidecar.objects import Objects
 from sidecar.peering import Peering
 from sidecar.policy.check import Severity, check
 from sidecar.policy.load import load_policy
-from sidecar.snapshot import Snapshot
+from sidecar.snapshot import Facts, Snapshot
 
 HEARTBEAT_LIFE = DAY
-HEARTBEAT_SECONDS = defaults.HEARTBEAT_INTERVAL / 1_000_000
+HEARTBEAT_SECONDS = defaults.HEARTBEAT_INTERVAL / SECOND
+RETRY_SECONDS = 1.0
+FILE = "policy"
+"""What an operator's file is called in faults: its name stays with the operator."""
 
 T = TypeVar("T")
 
@@ -31,38 +44,37 @@ log = structlog.get_logger(__name__)
 
 
 class Office:
-    """The CA's side of the member's work. All signing happens in one thread, in order."""
+    """The CA's side of the member's work. ``member`` and ``peering`` are set by who composes them."""
+
+    member: Member
+    peering: Peering
 
     def __init__(self, signer: StatementSigner, objects: Objects, clock: Clock, *, dev: bool) -> None:
-        self.member: Member | None = None
-        self.peering: Peering | None = None
+        self.objects = objects
         self._signer = signer
-        self._objects = objects
         self._clock = clock
         self._dev = dev
         self._thread = trio.CapacityLimiter(1)
-        self._adopting, self._to_adopt = trio.open_memory_channel[Statement](4_096)
+        self._turn = trio.Lock()
+        self._news = trio.Event()
+        self._banned: set[str] = set()
+        self._put_off: set[str] = set()
 
     # -- what the member does through us
 
     def send(self, peer: str, message: Wire) -> None:
-        if self.peering is not None:
-            self.peering.send(peer, message)
+        self.peering.send(peer, message)
 
-    async def apply(self, snapshot: Snapshot) -> dict[str, int]:
-        """The CA carries no streams."""
+    async def apply(self, _: Snapshot) -> dict[str, int]:
+        """The CA carries no streams; who is no member any more loses its link."""
+        self.peering.drop_strangers()
         return {}
 
-    async def merged(self, statement: Statement, word: Word) -> None:
-        """An operator's or node's restriction becomes the CA's own; a revocation is kept for good."""
-        body = statement.body
-        if isinstance(body, Revocation):
-            await self._in_thread(self._ban, body, statement.id)
-        if isinstance(body, Lift) and statement.kind == "unrevoke":
-            for name in body.ids:
-                await self._in_thread(self._signer.register.lift_ban, name, self._clock.wall())
-        if isinstance(body, Lock | Revocation) and not statement.payload.number:
-            self._adopting.send_nowait(statement)
+    async def merged(self, statement: Statement, _: Word) -> None:
+        """A revocation is banned before whoever brought it hears that it was taken; adoption follows at once."""
+        if isinstance(statement.body, Revocation):
+            await self._ban(statement)
+        self._news.set()
 
     def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
         """The CA gives no receipts: it carries no streams."""
@@ -70,67 +82,82 @@ class Office:
     # -- what the API asks
 
     def may_issue(self, node: str, agent: str) -> bool:
-        """Whether the policy in force lets ``agent`` run on ``node``."""
-        policy = self._held().snapshot.policy
-        entry = policy.agents.get(agent) if policy else None
+        """Whether the policy in force lets ``agent`` run on ``node``, and neither is revoked."""
+        snapshot = self.member.snapshot
+        if snapshot.restrictions.revocation_of(Facts(agent=agent, nodes=(node,))) is not None:
+            return False
+        entry = snapshot.policy.agents.get(agent) if snapshot.policy else None
         return entry is not None and node in entry.nodes
 
     def roles_of(self, identity: Identity) -> frozenset[str]:
-        """An operator's roles, under exactly the key that the roster names."""
-        entry = self._held().operator(identity.id.name)
-        if entry is None or bytes.fromhex(entry.key) != identity.spki_sha256:
+        """An operator's roles, under exactly the key that the roster names; none once it is revoked."""
+        entry = self.member.operator(identity.id.name)
+        facts = Facts(operator=identity.id.name, serials=(identity.lineage, identity.serial))
+        revoked = self.member.snapshot.restrictions.revocation_of(facts)
+        if entry is None or bytes.fromhex(entry.key) != identity.spki_sha256 or revoked:
             return frozenset()
         return frozenset(entry.roles)
 
     async def publish(self, statement: Statement) -> None:
         """Take our own statement into the store, durably, and spread it; raises LocalError when that fails."""
-        member = self._held()
-        refusals = await member.take([statement.raw], None)
-        if refusals or member.unready:
-            raise LocalError(f"statement not published: {refusals[0] if refusals else member.unready}")
+        refusals = await self.member.take([statement.raw], None)
+        if refusals or self.member.unready:
+            raise LocalError(f"statement not published: {refusals[0] if refusals else self.member.unready}")
 
     async def apply_policy(self, text: str, author: str) -> dict[str, object]:
         """Check a policy against the roster and put it in force; raises ConfigError with every fault."""
         data = text.encode()
-        policy = await self._in_thread(load_policy, data, "policy")
-        snapshot = self._held().snapshot
-        findings = check(policy, snapshot.roster, dev=self._dev, now=self._clock.wall())
-        errors = [one for one in findings if one.severity is Severity.ERROR]
-        if errors:
-            raise ConfigError([Fault(f"policy:{one.line}", one.what, one.hint) for one in errors])
-        await self._in_thread(self._objects.put, data)
-        statement = await self._in_thread(self._signer.policy, data, author, self._clock.wall())
-        await self.publish(statement)
-        warnings = [f"policy:{one.line}: {one.what}" for one in findings]
-        return {"id": statement.id, "digest": policy.digest, "warnings": warnings}
+        policy = await trio.to_thread.run_sync(load_policy, data, FILE)
+        async with self._turn:
+            now, roster = self._clock.wall(), self.member.snapshot.roster
+            findings = check(policy, roster, dev=self._dev, now=now)
+            faults = [
+                Fault(one.fault(FILE).where, one.what, one.hint)
+                for one in findings
+                if one.severity is Severity.ERROR
+            ]
+            if faults:
+                raise ConfigError(faults)
+            await self._in_thread(self.objects.put, data)
+            statement = await self._in_thread(self._signer.policy, data, author, now)
+            await self.publish(statement)
+        return {
+            "id": statement.id,
+            "sequence": statement.body.sequence if isinstance(statement.body, Policy) else 0,
+            "digest": policy.digest,
+            "warnings": [str(one.fault(FILE)) for one in findings],
+        }
 
     async def lift(self, envelope: bytes, identity: Identity) -> dict[str, object]:
-        """Judge an operator's demand and publish the unlock or unrevoke that it asks for."""
-        member = self._held()
+        """Judge an operator's demand, and publish the unlock that it asks for."""
         demand = parse(envelope)
-        word = judge(demand, Trust(member.bundle, member.operator), self._clock.wall())
-        if not isinstance(demand.body, Demand):
-            raise RemoteError(f"a demand is needed, not a statement of kind {demand.kind}")
-        if word.by != identity.id:
-            raise RefusedError("the demand is signed by somebody else than who brings it")
-        body = demand.body
-        entries = [self._liftable(name, body.action, identity.id) for name in body.ids]
-        span = Span(self._clock.wall(), Wall(max(entry.ends for entry in entries)))
-        lifted = Lift(ids=body.ids, demand=envelope)
-        statement = await self._in_thread(self._signer.lift, body.action, lifted, span)
-        await self.publish(statement)
+        async with self._turn:
+            now = self._clock.wall()
+            body = self._judged(demand, identity, now)
+            entries = [self._liftable(name, identity.id) for name in body.ids]
+            span = Span(now, Wall(max(now + 1, *(entry.ends for entry in entries))))
+            lifted = Lift(ids=body.ids, demand=envelope)
+            statement = await self._in_thread(self._signer.lift, "unlock", lifted, span)
+            await self.publish(statement)
         return {"id": statement.id, "lifted": body.ids}
 
     # -- loops
 
     async def adopt_all(self) -> None:
-        """Number and re-sign restrictions of others, so that they outlive their signer and count as heard."""
-        async for original in self._to_adopt:
-            entry = self._held().store.entry(original.id)
-            if entry is not None and not entry.adoptions:
-                span = Span(self._clock.wall(), Wall(entry.ends))
-                if span.expires > span.issued:
-                    await self.publish(await self._in_thread(self._signer.adoption, original, span))
+        """Take over what others restrict, as soon as it is here, and again where that failed."""
+        while True:
+            self._news = trio.Event()
+            await self.adopt_due()
+            with trio.move_on_after(RETRY_SECONDS):
+                await self._news.wait()
+
+    async def adopt_due(self) -> None:
+        """Ban what is revoked, and number and re-sign restrictions of others, so that they outlive their signer."""
+        for entry in list(self.member.store.in_force(self.member.floor)):
+            if isinstance(entry.statement.body, Revocation) and entry.statement.id not in self._banned:
+                await self._ban(entry.statement)
+            if not entry.numbered:
+                await self._adopt(entry)
 
     async def beat(self) -> None:
         """The heartbeat: all that the CA has said, in one digest, once a second."""
@@ -139,7 +166,8 @@ class Office:
             await trio.sleep(HEARTBEAT_SECONDS)
 
     async def beat_once(self) -> None:
-        member, now = self._held(), self._clock.wall()
+        """One heartbeat, over what is held at this moment."""
+        member, now = self.member, self._clock.wall()
         body = Heartbeat(
             number=member.store.last_number(),
             policy_sequence=member.loaded.sequence,
@@ -154,26 +182,56 @@ class Office:
 
     # -- inside
 
-    def _liftable(self, name: str, action: str, by: SpiffeId) -> Entry:
-        entry = self._held().store.entry(name)
-        kind = "lock" if action == "unlock" else "revocation"
-        if entry is None or entry.statement.kind != kind:
-            raise RefusedError(f"{action} {name}: no such {kind} is in force")
-        body = entry.statement.body
+    def _judged(self, demand: Statement, identity: Identity, now: Wall) -> Demand:
+        """What is demanded, by whom it claims to be, and now; raises RemoteError or RefusedError."""
+        word = judge(demand, Trust(self.member.bundle, self.member.operator), now)
+        if not isinstance(demand.body, Demand):
+            raise RemoteError(f"a demand is needed, not a statement of kind {demand.kind}")
+        if word.by != identity.id:
+            raise RefusedError("demand: signed by somebody else than who brings it")
+        if demand.payload.expires <= now or demand.payload.issued > now + defaults.SKEW:
+            raise RefusedError("demand: expired, or of the future; check the clocks, and sign a new one")
+        if demand.body.action != "unlock":
+            # Without the cutoff that goes with it, it would revive every stolen certificate of that name.
+            raise RefusedError(f"{demand.body.action}: this version lifts locks only")
+        return demand.body
+
+    def _liftable(self, name: str, by: SpiffeId) -> Entry:
+        held = (one for one in self.member.store.in_force(self.member.floor) if one.statement.id == name)
+        entry = next(held, None)
+        if entry is None or not isinstance(entry.statement.body, Lock):
+            raise RefusedError(f"unlock {name}: no such lock is in force; `lockgate lock ls` lists them")
         # Whoever stole one responder's key could lock all and unlock all at will: it takes two.
-        if isinstance(body, Lock) and body.target.kind == "all" and entry.author == str(by):
-            raise RefusedError(f"unlock {name}: `lock all` is lifted by another operator than the one who locked")
+        if entry.statement.body.target.kind == "all" and entry.author == str(by):
+            raise RefusedError(
+                f"unlock {name}: `lock all` is lifted by another operator than the one who locked"
+            )
         return entry
 
-    def _ban(self, body: Revocation, statement_id: str) -> None:
-        self._signer.register.ban(body.target, statement_id, self._clock.wall())
+    async def _adopt(self, entry: Entry) -> None:
+        """One that cannot be adopted stays in force by itself, and keeps no other from being adopted."""
+        original, span = entry.statement, Span(self._clock.wall(), Wall(entry.ends))
+        if span.expires <= span.issued:
+            return
+        try:
+            await self.publish(await self._in_thread(self._signer.adoption, original, span))
+        except LockgateError as error:
+            if original.id not in self._put_off:
+                log.error("not adopted yet", statement=original.id, why=str(error))
+            self._put_off.add(original.id)
+        else:
+            self._put_off.discard(original.id)
 
-    def _held(self) -> Member:
-        if self.member is None:
-            raise LocalError("the CA is not a member yet")
-        return self.member
+    async def _ban(self, revocation: Statement) -> None:
+        body = revocation.body
+        if not isinstance(body, Revocation):
+            return
+        try:
+            await self._in_thread(self._signer.register.ban, body.target, revocation.id, self._clock.wall())
+        except LocalError as error:
+            log.error("a revocation is in force, and not in the register yet", why=str(error))
+        else:
+            self._banned.add(revocation.id)
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(work, *args, limiter=self._thread)
-
-

@@ -2,17 +2,18 @@
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import click
 
-from pki.errors import LockgateError, UnreachableError
+from pki.errors import ConfigError, LocalError, LockgateError, UnreachableError
 from sidecar.cli.settings import Settings, settings_options
+from sidecar.control import SCHEMA_VERSION
 from sidecar.exits import Exit
-
-SCHEMA_VERSION = 1
 
 VERBS = {
     "audit": "sidecar.cli.audit:audit",
@@ -35,18 +36,18 @@ VERBS = {
 class Verbs(click.Group):
     """The verbs by name; their modules are imported on use, so that `lockgate status` starts fast."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _: click.Context) -> list[str]:
         return sorted(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        module, _, name = VERBS[cmd_name].partition(":")
+        module, name = VERBS[cmd_name].split(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
 
-def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         from sidecar.version import VERSION
 
@@ -64,23 +65,14 @@ def lockgate(settings: Settings) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit. An expected failure is one line on stderr, never a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # What stands after -- is another program's.
+    as_json = "--json" in takewhile(lambda word: word != "--", words)
     try:
-        result = lockgate.main(args=words, prog_name="lockgate", standalone_mode=False)
-        code = result if isinstance(result, int) else Exit.YES
-    except click.exceptions.Exit as done:
-        code = done.exit_code
-    except click.ClickException as error:
-        code = Exit.USAGE
-        _complain(words, error.format_message(), code, usage=error)
-    except (KeyboardInterrupt, click.Abort):
-        code = Exit.INTERRUPTED
+        sys.exit(_run(words, as_json=as_json))
     except BrokenPipeError:
-        code = Exit.YES  # The reader has seen enough.
-        sys.stderr.close()
-    except LockgateError as error:
-        code = exit_code(error)
-        _complain(words, str(error), code)
-    sys.exit(code)
+        # The reader has seen enough. Python flushes once more at its end, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.YES)
 
 
 def exit_code(error: LockgateError) -> Exit:
@@ -88,15 +80,45 @@ def exit_code(error: LockgateError) -> Exit:
     return Exit.UNCONFIRMED if isinstance(error, UnreachableError) else Exit.NO
 
 
-def _complain(words: list[str], message: str, code: int, *, usage: click.ClickException | None = None) -> None:
-    if "--json" in words:
-        body: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "error": {"exit": code, "message": message}}
-        click.echo(json.dumps(body))
-        return
-    for line in message.splitlines():
-        click.echo(f"lockgate: {line}", err=True)
-    context = getattr(usage, "ctx", None)
-    if context is not None:
-        click.echo(f"try: {context.command_path} --help", err=True)
+def _run(words: list[str], *, as_json: bool) -> int:
+    try:
+        result = lockgate.main(args=words, prog_name="lockgate", standalone_mode=False)
+        return result if isinstance(result, int) else Exit.YES
+    except click.ClickException as error:
+        return _misused(error, as_json=as_json)
+    except (KeyboardInterrupt, click.Abort):
+        return _failed(LocalError("interrupted"), Exit.INTERRUPTED, as_json=as_json)
+    except LockgateError as error:
+        return _failed(error, exit_code(error), as_json=as_json)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _failed(LocalError(what), Exit.NO, as_json=as_json)
 
 
+def _misused(error: click.ClickException, *, as_json: bool) -> Exit:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "lockgate"
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        if not as_json:
+            click.echo(error.format_message(), err=True)
+            return Exit.USAGE
+        error = click.UsageError(f"{command}: a command is missing")
+    _failed(LocalError(error.format_message()), Exit.USAGE, as_json=as_json)
+    if not as_json:
+        click.echo(f"try: {command} --help", err=True)
+    return Exit.USAGE
+
+
+def _failed(error: LockgateError, code: Exit, *, as_json: bool) -> Exit:
+    """Say it: a JSON object on stdout, or lines on stderr."""
+    if not as_json:
+        for line in str(error).splitlines():
+            click.echo(f"lockgate: {line}", err=True)
+        return code
+    problem: dict[str, Any] = {"exit": code, "message": str(error)}
+    if isinstance(error, ConfigError):
+        problem["faults"] = [{"where": one.where, "what": one.what, "hint": one.hint} for one in error.faults]
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "error": problem}))
+    return code

@@ -1,4 +1,4 @@
-"""lockgate audit tail | verify"""
+"""`lockgate audit tail | verify`."""
 
 import json
 import time
@@ -8,11 +8,19 @@ from typing import Any
 import click
 
 from pki.errors import LocalError
-from sidecar.cli.node import clock_time
 from sidecar.cli.settings import Settings, settings_options
+from sidecar.cli.values import clock_time, printable
 from sidecar.exits import Exit
 
 POLL_SECONDS = 0.2
+
+LEADING = ("what", "reason")
+"""Fields whose value says it all."""
+NAMED = (
+    "rule", "uid", "target", "by", "peer", "session", "sequence", "bytes_in", "bytes_out", "count", "version", "why",
+    "hint", "stream", "statement",
+)  # fmt: skip
+"""Fields that people look for, in this order. All the others are in --json."""
 
 
 @click.group()
@@ -23,7 +31,7 @@ def audit(settings: Settings) -> None:
 
 @audit.command()
 @click.option("-n", "count", default=20, show_default=True, type=click.IntRange(0), help="How many records.")
-@click.option("-f", "follow", is_flag=True, help="Go on with new records.")
+@click.option("-f", "follow", is_flag=True, help="Go on with new records, until Ctrl-C.")
 @settings_options
 def tail(settings: Settings, count: int, follow: bool) -> int:
     """The newest records; with --json as they stand in the log (JSON Lines)."""
@@ -37,6 +45,10 @@ def tail(settings: Settings, count: int, follow: bool) -> int:
         if follow:
             for line in follow_on(reader, lambda: time.sleep(POLL_SECONDS)):  # noqa: TID251 - nothing else to do
                 _print(settings, line)
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise LocalError(f"{settings.paths.audit_dir}: {error.strerror}") from None
     return Exit.YES
@@ -67,26 +79,23 @@ def verify(settings: Settings, folder: Path | None) -> int:
     return Exit.NO if bad else Exit.YES
 
 
-def _print(settings: Settings, line: bytes) -> None:
-    text = line.decode(errors="replace")
-    if settings.as_json:
-        click.echo(text)
-        return
-    try:
-        record = json.loads(text)
-    except ValueError:
-        click.echo(text)
-        return
-    click.echo(_words(record))
-
-
-def _words(record: dict[str, Any]) -> str:
+def words(record: dict[str, Any]) -> str:
     """One record for people: when, what, who, to what, why."""
-    kind = str(record.get("kind", "?"))
-    parts = [clock_time(record.get("at")), f"{kind:<10}"]
+    parts = [clock_time(record.get("at")), f"{record.get('kind', '?'):<10}"]
     if "service" in record:
         parts.append(f"{record.get('agent', '?')} -> {record['service']}")
-    for key in ("what", "reason", "rule", "uid", "target", "peer", "hint", "bytes_in", "bytes_out", "stream"):
-        if key in record:
-            parts.append(f"{key}={record[key]}")
-    return "  ".join(parts)
+    elif "agent" in record:
+        parts.append(str(record["agent"]))
+    parts += [str(record[key]) for key in LEADING if key in record]
+    parts += [f"{key}={record[key]}" for key in NAMED if record.get(key) not in (None, "")]
+    return printable("  ".join(parts))
+
+
+def _print(settings: Settings, line: bytes) -> None:
+    text = line.decode(errors="replace")
+    if not settings.as_json:
+        try:
+            text = words(json.loads(text))
+        except (ValueError, TypeError, AttributeError):
+            text = printable(text)  # `audit verify` says what is wrong with it
+    click.echo(text)

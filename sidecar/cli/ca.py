@@ -1,17 +1,24 @@
-"""lockgate ca init | serve, lockgate token create"""
+"""`lockgate ca init | serve` and `lockgate token create`."""
 
 import secrets
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pki.errors import LocalError
 from sidecar import defaults
+from sidecar.address import ANY_HOST, Address
 from sidecar.cli.node import serve as serve_daemon
 from sidecar.cli.settings import Settings, settings_options
+from sidecar.cli.values import ADDRESS, DURATION, NAME, TRUST_DOMAIN
 from sidecar.control.client import call
-from sidecar.duration import parse_duration
 from sidecar.exits import Exit
+
+if TYPE_CHECKING:
+    from pki.spiffe import SpiffeId
 
 
 @click.group()
@@ -21,20 +28,26 @@ def ca(settings: Settings) -> None:
 
 
 @ca.command()
-@click.option("--trust-domain", required=True, help="The mesh's name in every identity, like mesh.example.org.")
-@click.option("--name", default="main", show_default=True, help="The CA's own name.")
-@click.option("--listen", help="The API's address (default 0.0.0.0:7444).")
-@click.option("--control-listen", help="The address for control links (default 0.0.0.0:7446).")
-@click.option("--advertise", help="Where nodes reach the API (default: --listen).")
+@click.option(
+    "--trust-domain",
+    type=TRUST_DOMAIN,
+    required=True,
+    help="The mesh's name in every identity: mesh.example.org",
+)
+@click.option("--name", type=NAME, default="main", show_default=True, help="The CA's own name.")
+@click.option("--listen", type=ADDRESS, help="The API's address (default 0.0.0.0:7444).")
+@click.option("--control-listen", type=ADDRESS, help="The address for control links (default 0.0.0.0:7446).")
+@click.option("--advertise", type=ADDRESS, help="Where nodes reach the API (default: this host's name).")
 @click.option("--no-passphrase", is_flag=True, help="Keep the root key without a passphrase.")
 @settings_options
 def init(
     settings: Settings,
+    *,
     trust_domain: str,
     name: str,
-    listen: str | None,
-    control_listen: str | None,
-    advertise: str | None,
+    listen: Address | None,
+    control_listen: Address | None,
+    advertise: Address | None,
     no_passphrase: bool,
 ) -> int:
     """Make a new CA: root, issuing key, statement key and the trust bundle."""
@@ -46,22 +59,18 @@ def init(
     from sidecar.operator import passphrase
 
     paths = settings.paths
-    make_folders(paths)
-    who = SpiffeId.for_ca(trust_domain, name)
+    if paths.authority_dir.exists():
+        raise LocalError(f"{paths.authority_dir}: there is a CA already; give --dir another folder")
     secret = None if no_passphrase else passphrase("passphrase for the root key", confirm=True)
-    create(paths.authority_dir, who, secret, SystemClock().wall(), secrets.token_bytes)
+    who = SpiffeId.for_ca(trust_domain, name)
+    make_folders(paths)
     Journal(paths.statements, create=True).close()
     if not paths.ca_toml.exists():
-        text = _ca_toml(name, trust_domain, listen, control_listen, advertise)
-        paths.ca_toml.write_text(text)
+        paths.ca_toml.write_text(_ca_toml(who, Places(listen, control_listen, advertise)))
+    # Last: the keys are what makes it a CA, so what broke off before them is simply done again.
+    create(paths.authority_dir, who, secret, SystemClock().wall(), secrets.token_bytes)
     pin = next(iter(open_online(paths.authority_dir).pins)).hex()
-    settings.emit(
-        {"ca": str(who), "root_pin": pin},
-        f"made {who}\nroot key pin (SHA-256) {pin}\n"
-        "next: lockgate ca serve, then for each node:\n"
-        "  lockgate token create node:NAME     on this host, and paste what it prints into\n"
-        "  lockgate join -                     on the node",
-    )
+    settings.emit({"ca": str(who), "root_pin": pin}, _next_steps(settings, who, pin))
     return Exit.YES
 
 
@@ -84,16 +93,16 @@ def token(settings: Settings) -> None:
 
 @token.command()
 @click.argument("member", metavar="node:NAME|operator:NAME")
-@click.option("--role", "roles", multiple=True, help="Operator: admin, approver, responder or auditor. Repeatable.")
-@click.option("--ttl", default="10m", show_default=True, help="How long the token can be used.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the token to this new file (0600) instead.")
+@click.option("--role", "roles", multiple=True, help="admin, approver, responder or auditor. Repeatable.")
+@click.option("--ttl", type=DURATION, default="10m", show_default=True, help="How long it can be used.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the token to this file (0600) instead.")
 @settings_options
-def create(settings: Settings, member: str, roles: tuple[str, ...], ttl: str, out: Path | None) -> int:
+def create(settings: Settings, member: str, roles: tuple[str, ...], ttl: int, out: Path | None) -> int:
     """Make a join token, on the CA's host."""
     kind, _, name = member.partition(":")
     if kind not in ("node", "operator") or not name:
         raise click.UsageError("name the member as node:NAME or operator:NAME")
-    wanted = {"kind": kind, "name": name, "roles": list(roles), "ttl": duration(ttl, "--ttl")}
+    wanted = {"kind": kind, "name": name, "roles": list(roles), "ttl": ttl}
     answer = call(settings.paths.admin_sock, "POST", "/v1/tokens", wanted)
     if out is not None:
         from pki.keys import save_private
@@ -101,27 +110,41 @@ def create(settings: Settings, member: str, roles: tuple[str, ...], ttl: str, ou
         save_private(answer["token"].encode(), out)
         answer = {**answer, "token": None, "file": str(out)}
     settings.emit(answer, answer["token"] or f"token written to {out}")
+    settings.say(
+        f"{member} joins with it: lockgate join - (and paste it), or lockgate join --token-file FILE"
+    )
     return Exit.YES
 
 
-def duration(text: str, option: str) -> int:
-    """A duration of the command line in microseconds."""
-    try:
-        return parse_duration(text)
-    except (ValueError, LocalError) as error:
-        raise click.UsageError(f"{option}: {error}") from None
+@dataclass(frozen=True)
+class Places:
+    """Where the CA listens, and where its API is reached, as far as the command line says."""
+
+    listen: Address | None
+    control: Address | None
+    advertise: Address | None
 
 
-def _ca_toml(
-    name: str, trust_domain: str, listen: str | None, control: str | None, advertise: str | None
-) -> str:
-    lines = [
-        "# Written by `lockgate ca init`. All keys: config/ca.toml in the source.",
-        f'name = "{name}"',
-        f'trust-domain = "{trust_domain}"',
-        f'listen = "{listen or f"0.0.0.0:{defaults.CA_PORT}"}"',
-        f'control-listen = "{control or f"0.0.0.0:{defaults.CA_CONTROL_PORT}"}"',
-    ]
-    if advertise:
-        lines.append(f'advertise = "{advertise}"')
-    return "\n".join(lines) + "\n"
+def _ca_toml(who: "SpiffeId", places: Places) -> str:
+    advertise = f'advertise = "{places.advertise}"' if places.advertise else '# advertise = "HOST:7444"'
+    return f"""\
+# Written by `lockgate ca init`. All keys: config/ca.toml in the source.
+name = "{who.name}"
+trust-domain = "{who.trust_domain}"
+listen = "{places.listen or Address(ANY_HOST, defaults.CA_PORT)}"
+control-listen = "{places.control or Address(ANY_HOST, defaults.CA_CONTROL_PORT)}"
+{advertise}  # where nodes reach this host, if not by its own name
+"""
+
+
+def _next_steps(settings: Settings, who: "SpiffeId", pin: str) -> str:
+    """What to paste next."""
+    here = "lockgate" + (f" --dir {shlex.quote(settings.directory)}" if settings.directory else "")
+    return f"""made {who}
+root key pin (SHA-256) {pin}
+next, run it:
+  {here} ca serve
+become its first operator:
+  {here} token create operator:NAME --role admin --role responder | lockgate join -
+and for each node:
+  {here} token create node:NAME | ssh NAME lockgate join -"""

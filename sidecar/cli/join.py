@@ -1,4 +1,4 @@
-"""lockgate join: become a node or an operator, by a token."""
+"""`lockgate join`: become a node or an operator, by a token."""
 
 import base64
 import socket
@@ -12,7 +12,8 @@ import trio
 from pki import chain as chains
 from pki import keys, svid
 from pki.bundle import TrustBundle
-from pki.clock import SystemClock
+from pki.certificate import read
+from pki.clock import SystemClock, Wall
 from pki.errors import LocalError, LockgateError, RemoteError, UnreachableError
 from pki.http.client import connect_ca, fetch_bundle
 from pki.spiffe import IdKind
@@ -21,8 +22,9 @@ from pki.statement import Statement
 from pki.token import MAX_TOKEN_CHARS, Token
 from pki.verify import Identity, verify
 from sidecar import defaults
-from sidecar.address import Address
+from sidecar.address import ANY_HOST, Address
 from sidecar.cli.settings import Settings, operator_home, settings_options
+from sidecar.cli.values import ADDRESS
 from sidecar.exits import Exit
 from sidecar.gossip.journal import Journal
 from sidecar.identity import CHAIN_FILE, KEY_FILE, Credential, named, save_bundle
@@ -34,23 +36,23 @@ from sidecar.wire import Feature
 @click.command()
 @click.argument("source", metavar="-", required=False, type=click.Choice(["-"]))
 @click.option("--token-file", type=click.Path(path_type=Path), help="Read the token from this file.")
-@click.option("--listen", help="Node: take overlay connections here (default 0.0.0.0:7443).")
-@click.option("--advertise", help="Node: where peers reach this node (default: the address that reaches the CA).")
+@click.option("--listen", type=ADDRESS, help="Node: take overlay connections here (default 0.0.0.0:7443).")
+@click.option("--advertise", type=ADDRESS, help="Node: where peers reach it (default: as it reaches the CA).")
 @click.option("--no-passphrase", is_flag=True, help="Operator: keep the key without a passphrase.")
 @settings_options
 def join(
     settings: Settings,
+    *,
     source: str | None,
     token_file: Path | None,
-    listen: str | None,
-    advertise: str | None,
+    listen: Address | None,
+    advertise: Address | None,
     no_passphrase: bool,
 ) -> int:
     """Join the mesh with a token, from standard input (-) or --token-file. Safe to repeat."""
     token = Token.parse(_read_token(source, token_file))
-    place = Addresses.chosen(listen, advertise, token)
     if token.member.kind is IdKind.NODE:
-        trio.run(_join_node, settings, token, place)
+        trio.run(_join_node, settings, token, Addresses.chosen(listen, advertise, token))
     else:
         trio.run(_join_operator, settings, token, no_passphrase)
     return Exit.YES
@@ -64,13 +66,12 @@ class Addresses:
     advertise: Address
 
     @classmethod
-    def chosen(cls, listen: str | None, advertise: str | None, token: Token) -> "Addresses":
-        here = Address.parse(listen) if listen else Address("0.0.0.0", defaults.OVERLAY_PORT)  # noqa: S104 - mTLS
-        if advertise:
-            return cls(here, Address.parse(advertise))
-        if here.host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-            return cls(here, Address(_own_host(Address.parse(token.addresses[0])), here.port))
-        return cls(here, here)
+    def chosen(cls, listen: Address | None, advertise: Address | None, token: Token) -> "Addresses":
+        """What the command line says, and where it says nothing, what works for most."""
+        here = listen or Address(ANY_HOST, defaults.OVERLAY_PORT)
+        if advertise is None and here.is_wildcard:
+            advertise = Address(_own_host(Address.parse(token.addresses[0])), here.port)
+        return cls(here, advertise or here)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,43 +89,63 @@ class Joined:
 async def _join_node(settings: Settings, token: Token, place: Addresses) -> None:
     paths = settings.paths
     folder = paths.identity_dir
-    if (folder / CHAIN_FILE).exists():
-        await _already_joined(settings, token, folder)
+    if _is_joined(folder, token):
+        _say_joined(settings, token)
         return
     joined = await _enrol(token, _kept_key(folder, None), [str(place.advertise)])
-    Credential(joined.identity.id, joined.identity.chain, joined.key).save(folder)
     save_bundle(joined.bundle_statement.raw, folder)
     Journal(paths.statements, create=True).close()
     if not paths.node_toml.exists():
         paths.etc.mkdir(parents=True, exist_ok=True)
         paths.node_toml.write_text(_node_toml(token, joined, place))
-    you = await _self_test(joined.ca, joined.bundle, joined.identity.chain, joined.key)
-    body = {"id": str(joined.identity.id), "kind": "node", "not_after": joined.identity.not_after, "self_test": you}
-    settings.emit(body, f"joined as {joined.identity.id}; the CA at {joined.ca} knows this node\nnext: lockgate run")
+    you = await _take_up(joined, folder, None)
+    body = {"id": str(joined.identity.id), "kind": "node", "not_after": joined.identity.not_after}
+    done = f"joined as {joined.identity.id}; the CA at {joined.ca} knows this node\nnext: lockgate run"
+    settings.emit({**body, "self_test": you}, done)
 
 
 async def _join_operator(settings: Settings, token: Token, no_passphrase: bool) -> None:
     home = operator_home() / token.member.trust_domain / token.member.name
     folder = Path(settings.operator) if settings.operator else home
-    if (folder / CHAIN_FILE).exists():
-        await _already_joined(settings, token, folder)
+    if _is_joined(folder, token):
+        _say_joined(settings, token)
         return
-    secret = None if no_passphrase else passphrase("passphrase for the new credential", confirm=True)
+    secret = None if no_passphrase else passphrase("passphrase for the credential", confirm=True)
     joined = await _enrol(token, _kept_key(folder, secret), [])
-    Credential(joined.identity.id, joined.identity.chain, joined.key).save(folder, secret)
     save_bundle(joined.bundle_statement.raw, folder)
     save_facts(folder, joined.ca, encrypted=secret is not None)
-    await _self_test(joined.ca, joined.bundle, joined.identity.chain, joined.key)
+    await _take_up(joined, folder, secret)
     body = {"id": str(joined.identity.id), "kind": "operator", "folder": str(folder)}
     settings.emit(body, f"joined as {joined.identity.id}; the credential is in {folder}")
 
 
-async def _already_joined(settings: Settings, token: Token, folder: Path) -> None:
-    """A repeat changes nothing. A token of another mesh or for another name is a mistake, not a repeat."""
-    held = named(chains.from_pem((folder / CHAIN_FILE).read_bytes())[0])
+def _is_joined(folder: Path, token: Token) -> bool:
+    """Whether there is nothing to do. Raises LocalError when the folder is somebody else's."""
+    try:
+        leaf = chains.from_pem((folder / CHAIN_FILE).read_bytes())[0]
+    except FileNotFoundError:
+        return False
+    held, certificate = named(leaf), read(leaf)
     if held != token.member:
-        raise LocalError(f"{folder}: holds {held} already; use another --dir for {token.member}")
-    settings.emit({"id": str(held), "kind": held.kind.value}, f"already joined as {held}; nothing changed")
+        raise LocalError(f"{folder}: holds {held} already; choose another folder for {token.member}")
+    # Nodes renew by themselves. Operators cannot, so half-way a new token is taken.
+    ends = certificate.not_after
+    if held.kind is IdKind.OPERATOR:
+        ends = Wall((certificate.not_before + ends) // 2)
+    return SystemClock().wall() < ends
+
+
+def _say_joined(settings: Settings, token: Token) -> None:
+    member = token.member
+    body = {"id": str(member), "kind": member.kind.value}
+    settings.emit(body, f"already joined as {member}; nothing changed, and the token was not used")
+
+
+async def _take_up(joined: Joined, folder: Path, secret: bytes | None) -> str:
+    """Write the credential last: with it we have joined, and what broke off before is simply done again."""
+    identity = joined.identity
+    Credential(identity.id, identity.chain, joined.key).save(folder, secret)
+    return await _self_test(joined.ca, joined.bundle, identity.chain, joined.key)
 
 
 async def _enrol(token: Token, key: Key, addresses: list[str]) -> Joined:
@@ -184,11 +205,17 @@ def _kept_key(folder: Path, secret: bytes | None) -> Key:
 
 def _read_token(source: str | None, file: Path | None) -> str:
     if (source is None) == (file is None):
-        raise click.UsageError("give the token on standard input (lockgate join -) or with --token-file, not both")
+        raise click.UsageError(
+            "give the token on standard input (lockgate join -) or with --token-file, not both"
+        )
     try:
-        return sys.stdin.read(MAX_TOKEN_CHARS + 2) if file is None else file.read_text()[: MAX_TOKEN_CHARS + 2]
+        return (
+            sys.stdin.read(MAX_TOKEN_CHARS + 2) if file is None else file.read_text()[: MAX_TOKEN_CHARS + 2]
+        )
     except (OSError, UnicodeDecodeError) as error:
-        raise LocalError(f"token: {file or 'standard input'}: {getattr(error, 'strerror', 'not text')}") from None
+        raise LocalError(
+            f"token: {file or 'standard input'}: {getattr(error, 'strerror', 'not text')}"
+        ) from None
 
 
 def _own_host(ca: Address) -> str:
@@ -199,7 +226,9 @@ def _own_host(ca: Address) -> str:
             probe.connect((ca.host, ca.port))
             return str(probe.getsockname()[0])
     except OSError as error:
-        raise UnreachableError(f"CA {ca}: {error.strerror or error}; give --advertise to join without") from None
+        raise UnreachableError(
+            f"CA {ca}: {error.strerror or error}; give --advertise to join without"
+        ) from None
 
 
 def _node_toml(token: Token, joined: Joined, place: Addresses) -> str:

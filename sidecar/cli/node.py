@@ -1,15 +1,13 @@
-"""lockgate run | status | reload"""
+"""`lockgate run | status | reload`."""
 
-import os
-import signal
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from pki.errors import ConfigError, LockgateError
 from sidecar.cli.settings import Settings, settings_options
+from sidecar.cli.values import clock_time, printable
 from sidecar.control.client import call
 from sidecar.exits import Exit
 
@@ -28,17 +26,17 @@ def run(settings: Settings) -> int:
 @click.command()
 @settings_options
 def reload(settings: Settings) -> int:
-    """Let the daemon of this directory read its configuration again (SIGHUP)."""
-    answer = call(settings.paths.admin_sock, "GET", "/v1/status")
-    os.kill(int(answer["pid"]), signal.SIGHUP)
-    settings.emit({"pid": answer["pid"]}, f"told daemon {answer['pid']} to reload; its log says whether it did")
+    """Let the daemon of this directory read its configuration again, as SIGHUP does; a bad file changes nothing."""
+    answer = call(settings.paths.admin_sock, "POST", "/v1/reload")
+    waiting = answer["needs_restart"]
+    settings.emit(answer, "reloaded" + (f"; only a restart takes up {', '.join(waiting)}" if waiting else ""))
     return Exit.YES
 
 
 @click.command()
 @settings_options
 def status(settings: Settings) -> int:
-    """Say how the daemon of this directory is: peers, freshness, locks, bindings."""
+    """Say how the daemon of this directory is: peers, freshness, locks, bindings. Exit code 1: it is not ready."""
     answer = call(settings.paths.admin_sock, "GET", "/v1/status")
     settings.emit(answer, "\n".join(_lines(answer)))
     return Exit.YES if answer["ready"] else Exit.NO
@@ -49,7 +47,7 @@ def serve(daemon: Callable[[], None]) -> int:
     try:
         daemon()
     except BaseExceptionGroup as group:
-        error = first(group)
+        error = _first(group)
     except LockgateError as single:
         error = single
     else:
@@ -61,7 +59,7 @@ def serve(daemon: Callable[[], None]) -> int:
     return Exit.CONFIG
 
 
-def first(group: BaseExceptionGroup[Any]) -> BaseException:
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     """The first leaf of an exception group: errors in a nursery come wrapped."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
@@ -69,40 +67,64 @@ def first(group: BaseExceptionGroup[Any]) -> BaseException:
     return error
 
 
-def clock_time(at: int | None) -> str:
-    """Wall time in microseconds as people write it."""
-    if at is None:
-        return "never"
-    return datetime.fromtimestamp(at / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
 def _lines(answer: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{answer['role']} {answer['name']}: {'ready' if answer['ready'] else 'NOT READY'}"
-        + (" (dev: loopback only, not for production)" if answer.get("dev") else ""),
-        f"  identity   {answer['id']} until {clock_time(answer.get('not_after'))}",
-        f"  peers      {', '.join(answer['peers']) or 'none'}",
-        f"  policy     sequence {answer['policy']['sequence']} {answer['policy']['digest'][:12]}",
+    return [
+        *_state(answer),
+        *(_segment(name, segment) for name, segment in answer.get("segments", {}).items()),
+        *map(_binding, answer.get("bindings", [])),
+        *map(_lock, answer["locks"]),
+        *(f"  REVOKED    {one['target']} by {one['by']} ({one['id']})" for one in answer["revocations"]),
+        *_traffic(answer),
     ]
-    if answer["policy"].get("fault"):
-        lines.append(f"  POLICY     {answer['policy']['fault']}; the old one stays")
+
+
+def _state(answer: dict[str, Any]) -> list[str]:
+    ready = "ready" if answer["ready"] else "NOT READY"
+    dev = " (dev: loopback only, not for production)" if answer["dev"] else ""
+    until = f" until {clock_time(answer['not_after'])}" if "not_after" in answer else ""
+    policy = answer["policy"]
+    lines = [
+        f"{answer['role']} {answer['name']}: {ready}{dev}",
+        f"  identity   {answer['id']}{until}",
+        f"  roster     nodes {_listed(answer['nodes'])}; operators {_listed(answer['operators'])}",
+        f"  linked to  {_listed(answer['peers'])}",
+        f"  policy     sequence {policy['sequence']} {policy['digest'][:12]}"
+        if policy["sequence"]
+        else "  policy     none: everything is refused",
+    ]
+    if policy["fault"]:
+        lines.append(f"  POLICY     {policy['fault']}; the old one stays")
     if answer["unready"]:
         lines.append(f"  UNREADY    {answer['unready']}")
-    for name, segment in answer.get("segments", {}).items():
-        state = f"fresh until {clock_time(segment['until'])}" if segment["fresh"] else "STALE, refuses"
-        lines.append(f"  segment    {name}: {state}")
-    for binding in answer.get("bindings", []):
-        state = f"DOWN, {binding['problem']}" if binding["problem"] else "listens"
-        lines.append(f"  binding    {binding['agent']} -> {binding['service']} on port {binding['port']}: {state}")
-    for lock in answer["locks"]:
-        said = f": {lock['message']}" if lock["message"] else ""
-        lines.append(
-            f"  LOCK       {lock['target']} by {lock['by']} until {clock_time(lock['until'])} ({lock['id']}){said}"
-        )
-    lines += [f"  REVOKED    {one['target']} by {one['by']} ({one['id']})" for one in answer["revocations"]]
-    if "streams" in answer:
-        lines.append(f"  streams    {answer['streams']} live, {answer['sessions']} sessions")
-    audit = answer.get("audit")
-    if audit:
-        lines.append(f"  audit      {'written' if audit['available'] else 'CANNOT BE WRITTEN: ' + audit['trouble']}")
     return lines
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _segment(name: str, segment: dict[str, Any]) -> str:
+    state = f"fresh until {clock_time(segment['until'])}" if segment["fresh"] else "STALE, refuses"
+    return f"  segment    {name}: {state}"
+
+
+def _binding(binding: dict[str, Any]) -> str:
+    state = f"DOWN, {binding['problem']}" if binding["problem"] else "listens"
+    return f"  binding    {binding['agent']} -> {binding['service']} on port {binding['port']}: {state}"
+
+
+def _lock(lock: dict[str, Any]) -> str:
+    said = f": {printable(lock['message'])}" if lock["message"] else ""
+    return f"  LOCK       {lock['target']} by {lock['by']} until {clock_time(lock['until'])} ({lock['id']}){said}"
+
+
+def _traffic(answer: dict[str, Any]) -> list[str]:
+    """Of a node only: the CA carries none."""
+    if "streams" not in answer:
+        return []
+    audit = answer["audit"]
+    written = "written" if audit["available"] else f"CANNOT BE WRITTEN: {audit['trouble']}"
+    return [
+        f"  streams    {answer['streams']} live, {answer['sessions']} sessions",
+        f"  audit      {written}",
+    ]

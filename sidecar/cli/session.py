@@ -1,7 +1,6 @@
-"""lockgate session start | exec | ls | end"""
+"""`lockgate session start | exec | ls | end`."""
 
 import os
-import secrets
 from typing import Any
 
 import click

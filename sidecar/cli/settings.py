@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from pki.errors import LocalError
+from sidecar.control import SCHEMA_VERSION
 from sidecar.paths import Paths
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,7 +35,7 @@ class Settings:
     def emit(self, body: dict[str, Any], text: str) -> None:
         """Print a result: one JSON object, or words for people."""
         if self.as_json:
-            click.echo(json.dumps({"schema_version": 1, **{k: v for k, v in body.items() if k != "schema_version"}}))
+            click.echo(json.dumps({**body, "schema_version": SCHEMA_VERSION}))
         elif text:
             click.echo(text)
 
@@ -45,51 +46,39 @@ class Settings:
 
     @property
     def operator_folder(self) -> Path:
-        """Where the operator's credential is: --operator, LOCKGATE_OPERATOR, this daemon's default, the only one."""
+        """Where the operator's credential is: --operator, LOCKGATE_OPERATOR, this directory's own, the only one."""
         named = self.operator or os.environ.get(OPERATOR_VARIABLE) or self._configured_operator()
-        home = operator_home()
         if named and os.sep in named:
             return Path(named)
-        found = sorted(home.glob(f"*/{named or '*'}"))
+        home = operator_home()
+        found = sorted(path for path in home.glob("*/*") if named in (None, path.name))
         if len(found) == 1:
             return found[0]
         if named and Path(named).is_dir():
             return Path(named)
-        if named:
-            raise LocalError(f"operator {named}: no credential in {home}; run: lockgate join")
-        what = "several credentials" if found else "no operator credential"
-        raise LocalError(f"{what} in {home}; name one with --operator NAME or a folder")
+        whose = f"operator {named}: " if named else ""
+        if found:
+            raise LocalError(f"{whose}several credentials in {home}; give --operator the folder of one")
+        raise LocalError(f"{whose}no credential in {home}; run lockgate join, or give --operator a folder")
 
     @property
     def is_dev(self) -> bool | None:
         """Whether this directory is of a dev mesh; None when there is no configuration to tell."""
-        dev = self._configured("dev")
-        return None if dev is None and not self._configs() else bool(dev)
+        configured = self._configured()
+        return bool(configured.get("dev")) if configured else None
 
     def _configured_operator(self) -> str | None:
-        """``operator`` in this directory's node.toml or ca.toml."""
-        value = self._configured("operator")
-        return value if isinstance(value, str) else None
+        named = self._configured().get("operator")
+        return named if isinstance(named, str) else None
 
-    def _configured(self, key: str) -> object:
+    def _configured(self) -> dict[str, Any]:
+        """What this directory's node.toml or ca.toml says, unjudged; empty without one."""
         import tomli
 
-        for text in self._configs():
-            try:
-                value: object = tomli.loads(text).get(key)
-            except ValueError:
-                continue
-            if value is not None:
-                return value
-        return None
-
-    def _configs(self) -> list[str]:
-        """What there is of node.toml and ca.toml."""
-        found = []
         for path in (self.paths.node_toml, self.paths.ca_toml):
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                found.append(path.read_text())
-        return found
+            with contextlib.suppress(OSError, ValueError):
+                return tomli.loads(path.read_text())
+        return {}
 
 
 def operator_home() -> Path:
@@ -102,7 +91,7 @@ def settings_options(command: F) -> F:
     """Add the global options to a verb, which gets them as ``settings``."""
 
     @click.option("--dir", "directory", metavar="DIR", help="Use DIR/{etc,lib,run} (LOCKGATE_DIR).")
-    @click.option("--operator", metavar="NAME|DIR", help="Sign with this operator credential (LOCKGATE_OPERATOR).")
+    @click.option("--operator", metavar="NAME|DIR", help="Whose credential signs (LOCKGATE_OPERATOR).")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
     @click.pass_context
     @functools.wraps(command)

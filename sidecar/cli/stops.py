@@ -1,34 +1,41 @@
-"""lockgate lock | unlock | revoke: stop agents, now, everywhere."""
+"""`lockgate lock | unlock | revoke`: stop agents, now, everywhere."""
 
 import base64
-import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from pki.errors import LocalError
+from pki.clock import DAY, MINUTE
 from pki.ids import is_id
+from pki.spiffe import is_name
 from sidecar import defaults
-from sidecar.cli.ca import duration
-from sidecar.cli.node import clock_time
 from sidecar.cli.settings import Settings, settings_options
-from sidecar.cli.wait import report, wait_for, wait_option
+from sidecar.cli.values import DURATION, ID, clock_time, printable
+from sidecar.cli.wait import report, wait_option
 from sidecar.control.client import call
 from sidecar.exits import Exit
 
-LOCKABLE = ("segment", "service", "agent", "session", "node", "operator", "serial")
-REVOCABLE = ("agent", "session", "node", "operator", "serial")
+if TYPE_CHECKING:
+    from pki.statement import Lock, Revocation
 
-REVOCATION_LIFE = 8 * 24 * 3600 * 1_000_000
-"""The longest a certificate can matter: a node's day, its 7 days of grace, and 5 minutes, rounded up to days."""
+REVOCABLE = ("agent", "session", "node", "operator", "serial")
+LOCKABLE = ("segment", "service", *REVOCABLE)
+
+REVOCATION_LIFE = 15 * DAY
+"""The longest a certificate can matter: a node's 7 days, 7 days of grace and 5 minutes, rounded up to days."""
+
+DEMAND_LIFE = 5 * MINUTE
+"""A wish for now: nobody who gets hold of it brings it to the CA tomorrow."""
 
 
 @click.command()
 @click.argument("target", metavar="TARGET|ls")
 @click.option("--message", default="", help="Shown to those who are refused.")
-@click.option("--ttl", default="1h", show_default=True, help="At most 4h.")
+@click.option("--ttl", type=DURATION, default="1h", show_default=True, help="At most 4h.")
 @wait_option
 @settings_options
-def lock(settings: Settings, target: str, message: str, ttl: str, wait: int) -> int:
+def lock(settings: Settings, target: str, message: str, ttl: int, wait: int) -> int:
     """Stop TARGET for a while: all, segment:N, service:N, agent:N, session:ID, node:N, operator:N, serial:HEX.
 
     `lock all` is the kill switch, `lock ls` lists the locks in force. Needs an operator with the role responder.
@@ -37,12 +44,11 @@ def lock(settings: Settings, target: str, message: str, ttl: str, wait: int) -> 
         return _list(settings, "locks")
     from pki.statement import Lock, Target
 
-    life = duration(ttl, "--ttl")
-    if not 0 < life <= defaults.OPERATOR_LOCK_MAX_TTL:
+    if not 0 < ttl <= defaults.OPERATOR_LOCK_MAX_TTL:
         raise click.UsageError("--ttl: more than 0 and at most 4h")
-    kind, value = parse_target(target, LOCKABLE, allow_all=True)
+    kind, value = ("all", "") if target == "all" else parse_target(target, LOCKABLE)
     body = Lock(target=Target(kind=kind, value=value), message=message)  # type: ignore[arg-type]  # checked above
-    return _publish(settings, "lock", body, life, wait, f"locked {target}")
+    return _publish(settings, body, Order(ttl, wait, f"locked {target}"))
 
 
 @click.command()
@@ -59,58 +65,63 @@ def revoke(settings: Settings, target: str, message: str, wait: int) -> int:
         return _list(settings, "revocations")
     from pki.statement import Revocation, Target
 
-    kind, value = parse_target(target, REVOCABLE, allow_all=False)
+    kind, value = parse_target(target, REVOCABLE)
     body = Revocation(target=Target(kind=kind, value=value), message=message)  # type: ignore[arg-type]  # checked above
-    return _publish(settings, "revocation", body, REVOCATION_LIFE, wait, f"revoked {target}")
+    return _publish(settings, body, Order(REVOCATION_LIFE, wait, f"revoked {target}"))
 
 
 @click.command()
-@click.argument("lock_id")
+@click.argument("lock_id", metavar="ID", type=ID)
 @wait_option
 @settings_options
 def unlock(settings: Settings, lock_id: str, wait: int) -> int:
     """Lift a lock by its id (`lock ls`). `lock all` needs another operator than the one who locked."""
-    if not is_id(lock_id):
-        raise click.UsageError("name the lock by its 26-character id; `lockgate lock ls` lists them")
     from pki.statement import Demand
     from sidecar.operator import OperatorCredential
 
     operator = OperatorCredential.load(settings.operator_folder)
-    demand = operator.sign("demand", Demand(action="unlock", ids=[lock_id]), defaults.LOCK_TTL)
+    demand = operator.sign("demand", Demand(action="unlock", ids=[lock_id]), DEMAND_LIFE)
     answer = operator.call_ca("POST", "/v1/lifts", {"demand": demand.raw}).json
-    return report(settings, answer, wait_for(settings, answer["id"], wait), f"unlocked {lock_id}")
+    return report(settings, answer, wait, f"unlocked {lock_id}")
 
 
-def parse_target(text: str, kinds: tuple[str, ...], *, allow_all: bool) -> tuple[str, str]:
+def parse_target(text: str, kinds: tuple[str, ...]) -> tuple[str, str]:
     """``kind:value`` of the command line; a usage error names what is possible."""
-    if text == "all" and allow_all:
-        return "all", ""
     kind, _, value = text.partition(":")
-    possible = (["all"] if allow_all else []) + [f"{one}:..." for one in kinds]
     if kind not in kinds or not value:
-        raise click.UsageError(f"target {text!r}: one of {', '.join(possible)}")
-    if kind == "serial":
+        raise click.UsageError(f"target {text!r}: one of {', '.join(f'{one}:...' for one in kinds)}")
+    if kind == "session":
+        good = is_id(value)
+    elif kind == "serial":
         value = value.lower().replace(":", "").lstrip("0")
-    good = {
-        "session": is_id(value),
-        "serial": re.fullmatch(r"[0-9a-f]{1,40}", value) is not None,
-    }.get(kind, re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", value) is not None)
+        good = 0 < len(value) <= 40 and set(value) <= set("0123456789abcdef")
+    else:
+        good = is_name(value)
     if not good:
-        raise click.UsageError(f"target {text!r}: not the {'id' if kind == 'session' else 'name'} of a {kind}")
+        raise click.UsageError(f"target {text!r}: that cannot be a {kind}")
     return kind, value
 
 
-def _publish(settings: Settings, kind: str, body: object, life: int, wait: int, done: str) -> int:
-    from pki.statement import Wire
+@dataclass(frozen=True)
+class Order:
+    """How long a stop lives, how long to wait for it (both us), and what it is called when done."""
+
+    life: int
+    wait: int
+    done: str
+
+
+def _publish(settings: Settings, body: "Lock | Revocation", order: Order) -> int:
+    from pki.statement import MAX_MESSAGE_CHARS
     from sidecar.operator import OperatorCredential
 
-    if not isinstance(body, Wire):
-        raise LocalError(f"{kind}: not a statement body")
+    if len(body.message) > MAX_MESSAGE_CHARS:
+        raise click.UsageError(f"--message: at most {MAX_MESSAGE_CHARS} characters")
     operator = OperatorCredential.load(settings.operator_folder)
-    statement = operator.sign(kind, body, life)
+    statement = operator.sign(type(body).__name__.lower(), body, order.life)
     envelope = base64.b64encode(statement.raw).decode()
     answer = call(settings.paths.admin_sock, "POST", "/v1/statements", {"envelope": envelope})
-    return report(settings, answer, wait_for(settings, answer["id"], wait), f"{done} ({answer['id']})")
+    return report(settings, answer, order.wait, f"{order.done} ({answer['id']})")
 
 
 def _list(settings: Settings, what: str) -> int:
@@ -118,7 +129,7 @@ def _list(settings: Settings, what: str) -> int:
     lines = [
         f"{one['id']}  {one['target']}  by {one['by']}"
         + (f"  until {clock_time(one['until'])}" if "until" in one else "")
-        + (f"  {one['message']}" if one.get("message") else "")
+        + (f"  {printable(one['message'])}" if one.get("message") else "")
         for one in answer[what]
     ]
     settings.emit({what: answer[what]}, "\n".join(lines) or f"no {what} in force")

@@ -1,8 +1,9 @@
-"""lockgate stream ls | cut"""
+"""`lockgate stream ls | cut`."""
 
 import click
 
 from sidecar.cli.settings import Settings, settings_options
+from sidecar.cli.values import ID
 from sidecar.control.client import call
 from sidecar.exits import Exit
 
@@ -28,7 +29,7 @@ def list_streams(settings: Settings) -> int:
 
 
 @stream.command()
-@click.argument("stream_id")
+@click.argument("stream_id", metavar="ID", type=ID)
 @settings_options
 def cut(settings: Settings, stream_id: str) -> int:
     """End one stream at once."""

@@ -1,77 +1,65 @@
 """Wait until a statement is in force on every node, and say where it is not."""
 
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from pki.errors import LockgateError, UnreachableError
-from sidecar import defaults
-from sidecar.cli.node import clock_time
+from pki.errors import LockgateError
 from sidecar.cli.settings import Settings
+from sidecar.cli.values import DURATION, clock_time
 from sidecar.control.client import call
-from sidecar.duration import parse_duration
 from sidecar.exits import Exit
 
 POLL_SECONDS = 0.03
 
-F = TypeVar("F", bound=Callable[..., Any])
+wait_option = click.option(
+    "--wait",
+    type=DURATION,
+    default="5s",
+    show_default=True,
+    help="How long to wait for every node's receipt; 0s: do not wait.",
+)
 
 
-def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> int:
-    if value is None:
-        return defaults.RECEIPT_WAIT
-    try:
-        return parse_duration(value)
-    except (ValueError, LockgateError) as error:
-        raise click.UsageError(f"--wait: {error}") from None
+def report(settings: Settings, answer: dict[str, Any], wait: int, done: str) -> int:
+    """Say what was done, and where the statement ``answer["id"]`` is in force within ``wait`` (us).
+
+    Exit code 3 when a node did not confirm it. What was done stays done when the daemon here cannot tell.
+    """
+    standing = _wait(settings, answer["id"], wait)
+    nodes: dict[str, dict[str, Any]] = standing.get("nodes", {})
+    lines = [_line(name, one, standing["issued"]) for name, one in nodes.items()]
+    if not standing:
+        lines = [f"  not seen by the daemon of {settings.paths.run}; ask another: lockgate --dir DIR status"]
+    settings.emit({**answer, "nodes": nodes}, "\n".join([done, *lines]))
+    return Exit.YES if _is_confirmed(standing) else Exit.UNCONFIRMED
 
 
-def wait_option(command: F) -> F:
-    """Add --wait DURATION (``wait``, microseconds)."""
-    what = "How long to wait for every node's receipt (default 5s; 0s: do not wait)."
-    return click.option("--wait", metavar="DURATION", callback=_duration, help=what)(command)
-
-
-def wait_for(settings: Settings, statement: str, wait: int) -> dict[str, Any]:
-    """Where a statement stands, node by node, once all have confirmed it or ``wait`` (us) is over."""
+def _wait(settings: Settings, statement: str, wait: int) -> dict[str, Any]:
     deadline = time.monotonic() + wait / 1_000_000
     while True:
-        answer = _standing(settings, statement)
-        if answer and all(one["state"] == "confirmed" for one in answer["nodes"].values()):
-            return answer
-        if time.monotonic() >= deadline:
-            return answer
+        standing = _standing(settings, statement)
+        if _is_confirmed(standing) or time.monotonic() >= deadline:
+            return standing
         time.sleep(POLL_SECONDS)  # noqa: TID251 - a command line has nothing else to do
 
 
-def report(settings: Settings, answer: dict[str, Any], standing: dict[str, Any], done: str) -> int:
-    """Print what was done and where it is in force; exit code 3 when a node did not confirm."""
-    nodes: dict[str, dict[str, Any]] = standing.get("nodes", {})
-    settings.emit({**answer, "nodes": nodes}, "\n".join([done, *_lines(nodes, standing.get("issued", 0))]))
-    if not standing or any(one["state"] != "confirmed" for one in nodes.values()):
-        return Exit.UNCONFIRMED
-    return Exit.YES
-
-
 def _standing(settings: Settings, statement: str) -> dict[str, Any]:
-    """Empty while the daemon of this directory has not heard of the statement."""
+    """Empty while the daemon of this directory does not answer, or has not heard of the statement."""
     try:
         return call(settings.paths.admin_sock, "GET", f"/v1/statements/{statement}")
-    except UnreachableError:
-        raise
     except LockgateError:
         return {}
 
 
-def _lines(nodes: dict[str, dict[str, Any]], issued: int) -> list[str]:
-    lines = []
-    for name, one in nodes.items():
-        if one["state"] == "confirmed":
-            delay = max(0, one["since"] - issued) / 1000
-            lines.append(f"  {name}: in force after {delay:.0f} ms, {one['cut']} streams cut")
-        else:
-            limits = [f"{segment} by {clock_time(at)}" for segment, at in one["refuses_by"].items()]
-            lines.append(f"  {name}: unconfirmed" + (f"; refuses by itself {', '.join(limits)}" if limits else ""))
-    return lines or ["  no node has confirmed it"]
+def _is_confirmed(standing: dict[str, Any]) -> bool:
+    return bool(standing) and all(one["state"] == "confirmed" for one in standing["nodes"].values())
+
+
+def _line(name: str, one: dict[str, Any], issued: int) -> str:
+    if one["state"] == "confirmed":
+        delay = max(0, one["since"] - issued) / 1000
+        return f"  {name}: in force after {delay:.0f} ms, {one['cut']} streams cut"
+    limits = ", ".join(f"{segment} by {clock_time(at)}" for segment, at in one["refuses_by"].items())
+    return f"  {name}: unconfirmed" + (f"; refuses by itself {limits}" if limits else "")

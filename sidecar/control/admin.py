@@ -1,5 +1,6 @@
 """The admin socket of a node: reads, and what an operator signed. 0660, root and group lockgate."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -8,20 +9,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pki.errors import RefusedError
-from sidecar.control import statements
+from sidecar.control import state, statements
 from sidecar.control.unix import ERROR_HANDLERS, answer
 from sidecar.node import Node
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 
+Reload = Callable[[], Awaitable[list[str]]]
+"""Takes up a daemon's configuration; says which keys wait for a restart. Raises what reading it raises."""
 
-def admin_app(node: Node) -> Starlette:
-    """The API of admin.sock."""
 
-    async def status(request: Request) -> Response:
+def admin_app(node: Node, reload: Reload) -> Starlette:
+    """The API of admin.sock. ``reload`` reads node.toml again."""
+
+    async def status(_: Request) -> Response:
         return answer(status_of(node))
 
-    async def streams(request: Request) -> Response:
+    async def streams(_: Request) -> Response:
         return answer({"streams": [_stream(live) for live in node.carrier.table]})
 
     async def cut(request: Request) -> Response:
@@ -31,11 +35,16 @@ def admin_app(node: Node) -> Starlette:
         live.cut(Reason.LOCKED, "stream cut by admin")
         return answer({"stream": live.id})
 
+    async def reread(_: Request) -> Response:
+        return answer({"needs_restart": await reload()})
+
     return Starlette(
         routes=[
             Route("/v1/status", status),
             Route("/v1/streams", streams),
             Route("/v1/streams/{id}/cut", cut, methods=["POST"]),
+            Route("/v1/reload", reread, methods=["POST"]),
+            state.policy_route(node.member, node.seams.objects),
             *statements.routes(node.member, node.trust_domain),
         ],
         exception_handlers=ERROR_HANDLERS,
@@ -43,28 +52,19 @@ def admin_app(node: Node) -> Starlette:
 
 
 def status_of(node: Node) -> dict[str, Any]:
-    """What ``lockgate status --json`` prints. Times are wall time in microseconds."""
-    member = node.member
+    """What ``lockgate status --json`` prints of a node. Times are wall time in microseconds."""
+    member, audit = node.member, node.seams.audit
     moment = member.moment()
-    audit = node.seams.audit
     return {
+        **state.status_of(member, node.peering),
         "role": "node",
         "name": node.name,
         "id": str(node.credential.id),
         "dev": node.config.dev,
         "ready": not member.unready and member.snapshot.policy is not None and moment.as_of is not None,
-        "unready": member.unready,
         "draining": node.draining,
         "not_after": node.own_not_after,
-        "peers": node.peering.links.peers,
-        "wall": moment.wall,
-        "floor": moment.floor,
         "fresh_as_of": moment.as_of,
-        "policy": {
-            "sequence": member.loaded.sequence,
-            "digest": member.loaded.digest,
-            "fault": member.loaded.fault,
-        },
         "segments": _segments(node),
         "bindings": [
             {
@@ -84,17 +84,16 @@ def status_of(node: Node) -> dict[str, Any]:
             "trouble": audit.trouble,
             "broken": audit.broken,
         },
-        "refused": dict(node.peering.refusals.counts),
-        "statements": len(member.store),
-        "declined": member.declined,
-        **statements.restrictions_of(member.snapshot, member.floor),
     }
 
 
 def _segments(node: Node) -> dict[str, dict[str, Any]]:
     policy, moment = node.member.snapshot.policy, node.member.moment()
     return {
-        name: {"fresh": moment.is_fresh(segment.stale_after), "until": moment.fresh_until(segment.stale_after)}
+        name: {
+            "fresh": moment.is_fresh(segment.stale_after),
+            "until": moment.fresh_until(segment.stale_after),
+        }
         for name, segment in (policy.segments if policy else {}).items()
     }
 

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from pki.codec import convert
 from pki.errors import RefusedError
-from sidecar.control.unix import ERROR_HANDLERS, answer, caller_of, is_root
+from sidecar.control.unix import ERROR_HANDLERS, answer, body_of, caller_of, is_root
 from sidecar.node import Node
 from sidecar.peercred import PeerCred
 from sidecar.session.sessions import Session
@@ -27,7 +27,7 @@ def agent_app(node: Node) -> Starlette:
     """The API of agent.sock."""
 
     async def start(request: Request) -> Response:
-        wanted = convert(await request.json(), StartSession, what="session start")
+        wanted = convert(await body_of(request), StartSession, what="session start")
         caller = caller_of(request)
         uid = _entitled_uid(node, wanted.agent, caller)
         session = await node.start_session(wanted.agent, uid)
@@ -86,4 +86,4 @@ def _started(node: Node, session: Session) -> dict[str, Any]:
     policy = node.member.snapshot.policy
     bindings = policy.bindings_on(node.name) if policy else ()
     mine = {b.service: f"127.0.0.1:{b.port}" for b in bindings if b.agent == session.id.name}
-    return {**_session(session), "services": mine}
+    return {**_session(session), "services": mine, "traceparent": session.trace}

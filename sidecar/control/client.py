@@ -1,12 +1,13 @@
 """The command line's way to a daemon: HTTP over its Unix socket. Standard library only, to start fast."""
 
+import http
 import http.client
 import json
 import socket
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from pki.errors import RefusedError, RemoteError, UnreachableError
+from pki.errors import LocalError, RefusedError, RemoteError, UnreachableError
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 TIMEOUT_SECONDS = 30.0
@@ -34,6 +35,10 @@ def call(path: Path, method: str, target: str, body: object = None) -> dict[str,
         connection.request(method, target, payload, headers)
         response = connection.getresponse()
         data = response.read(MAX_ANSWER_BYTES + 1)
+    except PermissionError:
+        raise LocalError(
+            f"{path}: you may not use this socket; become root, or a member of its group"
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreachableError(f"{path}: {why}; is the daemon running?") from None
@@ -45,8 +50,11 @@ def call(path: Path, method: str, target: str, body: object = None) -> dict[str,
 def _read(path: Path, status: int, data: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(data)
-        if status >= http.client.BAD_REQUEST:
-            raise RefusedError(str(answer["error"]["message"]))
-        return cast("dict[str, Any]", answer)
-    except (ValueError, KeyError, TypeError):
+        if status < http.HTTPStatus.BAD_REQUEST and isinstance(answer, dict):
+            return answer
+        message = str(answer["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise RemoteError(f"{path}: an answer that is not of this API (HTTP {status})") from None
+    if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        raise UnreachableError(message)
+    raise RefusedError(message)

@@ -1,29 +1,33 @@
 """What nodes and the CA serve alike on their admin socket: hand in a statement, see where it is in force."""
 
-import base64
-import binascii
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pki.clock import Wall
-from pki.errors import RefusedError, RemoteError
+from pki.codec import convert
+from pki.errors import RefusedError
 from pki.spiffe import SpiffeId
-from pki.statement import parse
-from sidecar.control.unix import answer
+from pki.statement import MAX_STATEMENT_BYTES, parse
+from sidecar.control.unix import answer, body_of
 from sidecar.gossip.member import Member
 from sidecar.peering import is_member
 from sidecar.snapshot import Snapshot
+
+
+class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A statement to take in and spread; in JSON the envelope is base64."""
+
+    envelope: Annotated[bytes, msgspec.Meta(max_length=MAX_STATEMENT_BYTES)]
 
 
 def routes(member: Member, trust_domain: str) -> list[Route]:
     """POST /v1/statements and GET /v1/statements/ID."""
 
     async def submit(request: Request) -> Response:
-        raw = envelope_in(await request.json())
+        raw = convert(await body_of(request), Submission, what="statement").envelope
         statement = parse(raw)
         if refusals := await member.take([raw], None):
             raise RefusedError(refusals[0].partition(": ")[2])
@@ -48,16 +52,6 @@ def routes(member: Member, trust_domain: str) -> list[Route]:
         Route("/v1/statements", submit, methods=["POST"]),
         Route("/v1/statements/{id}", show, methods=["GET"]),
     ]
-
-
-def envelope_in(body: object) -> bytes:
-    """The envelope in ``{"envelope": base64}``; raises RemoteError."""
-    try:
-        if isinstance(body, dict):
-            return base64.b64decode(body["envelope"], validate=True)
-    except (KeyError, TypeError, ValueError, binascii.Error):
-        pass
-    raise RemoteError('expected {"envelope": "<base64>"}')
 
 
 def standing_of(member: Member, statement_id: str, trust_domain: str) -> dict[str, dict[str, Any]]:
@@ -88,23 +82,3 @@ def refuses_by(snapshot: Snapshot, member: Member) -> dict[str, int]:
     if beat is None or snapshot.policy is None:
         return {}
     return {name: beat.issued + segment.stale_after for name, segment in snapshot.policy.segments.items()}
-
-
-def restrictions_of(snapshot: Snapshot, floor: Wall) -> Mapping[str, list[dict[str, Any]]]:
-    """The locks and revocations in force, for ``status``. ``until`` is wall time in microseconds."""
-    return {
-        "locks": [
-            {
-                "id": lock.id,
-                "target": str(lock.target),
-                "until": lock.until,
-                "by": lock.by,
-                "message": lock.message,
-            }
-            for lock in snapshot.restrictions.locks
-            if lock.until > floor
-        ],
-        "revocations": [
-            {"id": one.id, "target": str(one.target), "by": one.by} for one in snapshot.restrictions.revocations
-        ],
-    }

@@ -4,9 +4,11 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 import trio
 from starlette.exceptions import HTTPException
@@ -14,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from pki.errors import ConfigError, LocalError, LockgateError
+from pki.errors import ConfigError, LocalError, LockgateError, RemoteError, UnreachableError
 from pki.http.server import serve_connection
+from sidecar.control import SCHEMA_VERSION
 from sidecar.net import BACKLOG, accept_forever
 from sidecar.peercred import PeerCred, peer_cred
 
 CALLER = "lockgate.caller"
-SCHEMA_VERSION = 1
 
 log = structlog.get_logger(__name__)
 
@@ -34,14 +36,15 @@ def listen_unix(path: Path, mode: int) -> trio.SocketListener:
         probe.connect(str(path))
         raise LocalError(f"{path}: another daemon serves it; stop that one first")
     fresh = path.with_name(path.name + ".new")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         fresh.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(fresh))
         fresh.chmod(mode)
         listener.listen(BACKLOG)
         fresh.rename(path)  # Never there with the wrong mode, never there and not listening.
     except OSError as error:
+        listener.close()
         raise LocalError(f"{path}: {error.strerror or error}") from None
     listener.setblocking(False)
     return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
@@ -60,7 +63,9 @@ async def serve_unix(listener: trio.SocketListener, app: ASGIApp) -> None:
             return
         await serve_connection(stream, app, extra=extra)
 
-    await accept_forever(listener, handle, lambda: log.warning("no descriptors left, a control socket pauses"))
+    await accept_forever(
+        listener, handle, lambda: log.warning("no descriptors left, a control socket pauses")
+    )
 
 
 def caller_of(request: Request) -> PeerCred:
@@ -71,17 +76,37 @@ def caller_of(request: Request) -> PeerCred:
     return caller
 
 
+def is_root(caller: PeerCred) -> bool:
+    """Whether the caller could do as it likes anyway: root, or the user that runs this daemon."""
+    return caller.uid in (0, os.geteuid())
+
+
+async def body_of(request: Request) -> object:
+    """The JSON in a request, not yet of any shape; raises RemoteError. Every local user may send some."""
+    try:
+        return msgspec.json.decode(await request.body())
+    except (msgspec.DecodeError, RecursionError):
+        raise RemoteError("request: the body is not JSON") from None
+
+
 def answer(body: Mapping[str, Any], status: int = 200) -> JSONResponse:
+    """``body`` as a JSON object of this API."""
     return JSONResponse({"schema_version": SCHEMA_VERSION, **body}, status)
 
 
 async def on_error(request: Request, error: Exception) -> Response:
     """A refusal as JSON. One of our own errors is an answer; anything else is a bug and stays one."""
-    if isinstance(error, HTTPException):
-        return _refusal(error.status_code, "not_found", f"{request.method} {request.url.path}: no such call")
-    if isinstance(error, ConfigError):
-        return _refusal(400, "bad_request", "\n".join(map(str, error.faults)))
-    return _refusal(400, "refused", str(error))
+    match error:
+        case HTTPException():
+            return _refusal(
+                error.status_code, "not_found", f"{request.method} {request.url.path}: no such call"
+            )
+        case ConfigError():
+            return _refusal(400, "faults", "\n".join(map(str, error.faults)))
+        case UnreachableError():
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "unreachable", str(error))
+        case _:
+            return _refusal(400, "refused", str(error))
 
 
 ERROR_HANDLERS = {LockgateError: on_error, HTTPException: on_error}
@@ -89,7 +114,3 @@ ERROR_HANDLERS = {LockgateError: on_error, HTTPException: on_error}
 
 def _refusal(status: int, reason: str, message: str) -> JSONResponse:
     return answer({"error": {"reason": reason, "message": message}}, status)
-
-
-def is_root(caller: PeerCred) -> bool:
-    return caller.uid in (0, os.geteuid())
