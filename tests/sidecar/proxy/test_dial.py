@@ -79,6 +79,16 @@ def client(tmp_path: Path) -> Path:
     return path
 
 
+def lay_open(path: Path) -> None:
+    path.chmod(0o644)
+
+
+def replace(path: str, content: bytes) -> None:
+    """New content, and a time of change that differs whatever the clock's grain."""
+    Path(path).write_bytes(content)
+    os.utime(path, (1, 1))
+
+
 async def hello(target: TcpTarget | UnixTarget | TlsTarget) -> bytes:
     stream = await dial(target)
     async with stream:
@@ -121,7 +131,7 @@ async def test_a_tls_tool_is_verified_by_its_own_ca_and_name(ca: str) -> None:
     """The named CA vouches for the named server, and then only."""
     async with tool(TOOL) as address:
         assert await hello(TlsTarget(address, ca, "tool.internal")) == b"hi 0"
-        with pytest.raises(RemoteError, match="not vault.internal's"):
+        with pytest.raises(RemoteError, match=r"not vault\.internal's"):
             await dial(TlsTarget(address, ca, "vault.internal"))
 
 
@@ -140,7 +150,7 @@ async def test_an_injected_client_certificate_is_shown_to_the_tool(ca: str, clie
 
 async def test_a_credential_that_others_can_read_is_refused(ca: str, client: Path) -> None:
     """A secret that leaked on this machine is not used."""
-    client.chmod(0o644)
+    lay_open(client)
     async with tool(TOOL) as address:
         with pytest.raises(LocalError, match="chmod 0600"):
             await dial(TlsTarget(address, ca, "tool.internal", str(client)))
@@ -151,16 +161,14 @@ async def test_a_rotated_file_is_read_again(ca: str) -> None:
     async with tool(TOOL) as address:
         target = TlsTarget(address, ca, "tool.internal")
         assert await hello(target) == b"hi 0"
-        other = certs.root("new")
-        Path(ca).write_bytes(other.certificate.public_bytes(Encoding.PEM))
-        os.utime(ca, (1, 1))
+        replace(ca, certs.root("new").certificate.public_bytes(Encoding.PEM))
         with pytest.raises((RemoteError, UnreachableError)):
             await hello(target)
 
 
 async def test_junk_in_a_file_is_named(ca: str) -> None:
     """One line: which file, and what it does not hold."""
-    Path(ca).write_text("junk")
+    replace(ca, b"junk")
     with pytest.raises(LocalError, match="holds no PEM certificates"):
         await dial(TlsTarget(Address("127.0.0.1", 1), ca, "tool.internal"))
 
