@@ -136,7 +136,7 @@ class Carrier:
             else:
                 await self._refuse(passage)
         finally:
-            end = passage.end if passage else None
+            end = passage.end if passage is not None else None
             by_peer = end is not None and end.by_peer and end.reason in _STOPPED
             # What we cut ourselves has been counted already.
             self.table.close(live, self.clock.boot(), by_peer=by_peer and live.reason is None)
