@@ -45,11 +45,9 @@ def restrictions(entries: Iterable[Entry]) -> Restrictions:
     for entry in entries:
         name, body = entry.statement.id, entry.statement.body
         if isinstance(body, Lock):
-            at = Target(body.target.kind, body.target.value)
-            locks.append(LockInForce(name, at, Wall(entry.ends), entry.author, body.message))
-        elif isinstance(body, Revocation):
-            at = Target(body.target.kind, body.target.value)
-            revocations.append(RevocationInForce(name, at, entry.author))
+            locks.append(LockInForce(name, _at(body), Wall(entry.ends), entry.author, body.message))
+        elif isinstance(body, Revocation):  # pragma: no branch - the store yields these two
+            revocations.append(RevocationInForce(name, _at(body), entry.author))
     return Restrictions(locks, revocations)
 
 
@@ -58,3 +56,7 @@ def snapshot(policy: Policy | None, bundle_digest: str, members: Roster, in_forc
     return Snapshot(
         policy, bundle_digest, members, in_force, digest_of(policy, bundle_digest, members, in_force)
     )
+
+
+def _at(body: Lock | Revocation) -> Target:
+    return Target(body.target.kind, body.target.value)
