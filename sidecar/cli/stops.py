@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pki.statement import Lock, Revocation
 
 REVOCABLE = ("agent", "session", "node", "operator", "serial")
-LOCKABLE = ("segment", "service", *REVOCABLE)
+LOCKABLE = ("all", "segment", "service", *REVOCABLE)
 
 REVOCATION_LIFE = 15 * DAY
 """The longest a certificate can matter: a node's 7 days, 7 days of grace and 5 minutes, rounded up to days."""
@@ -46,7 +46,7 @@ def lock(settings: Settings, target: str, message: str, ttl: int, wait: int) -> 
 
     if not 0 < ttl <= defaults.OPERATOR_LOCK_MAX_TTL:
         raise click.UsageError("--ttl: more than 0 and at most 4h")
-    kind, value = ("all", "") if target == "all" else parse_target(target, LOCKABLE)
+    kind, value = parse_target(target, LOCKABLE)
     body = Lock(target=Target(kind=kind, value=value), message=message)  # type: ignore[arg-type]  # checked above
     return _publish(settings, body, Order(ttl, wait, f"locked {target}"))
 
@@ -86,20 +86,28 @@ def unlock(settings: Settings, lock_id: str, wait: int) -> int:
 
 
 def parse_target(text: str, kinds: tuple[str, ...]) -> tuple[str, str]:
-    """``kind:value`` of the command line; a usage error names what is possible."""
+    """``all`` or ``kind:value`` of the command line; a usage error names what is possible."""
     kind, _, value = text.partition(":")
-    if kind not in kinds or not value:
-        raise click.UsageError(f"target {text!r}: one of {', '.join(f'{one}:...' for one in kinds)}")
-    if kind == "session":
-        good = is_id(value)
-    elif kind == "serial":
+    if kind not in kinds or (kind == "all") is bool(value):
+        possible = ", ".join(one if one == "all" else f"{one}:..." for one in kinds)
+        raise click.UsageError(f"target {text!r}: one of {possible}")
+    if kind == "serial":
         value = value.lower().replace(":", "").lstrip("0")
-        good = 0 < len(value) <= 40 and set(value) <= set("0123456789abcdef")
-    else:
-        good = is_name(value)
-    if not good:
+    if not _can_be(kind, value):
         raise click.UsageError(f"target {text!r}: that cannot be a {kind}")
     return kind, value
+
+
+def _can_be(kind: str, value: str) -> bool:
+    match kind:
+        case "all":
+            return True
+        case "session":
+            return is_id(value)
+        case "serial":
+            return 0 < len(value) <= 40 and set(value) <= set("0123456789abcdef")
+        case _:
+            return is_name(value)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def list_streams(settings: Settings) -> int:
         f"  {one['bytes_in']} bytes in, {one['bytes_out']} out"
         for one in answer["streams"]
     ]
-    settings.emit(answer, "\n".join(lines))
+    settings.emit(answer, "\n".join(lines) or "no live streams")
     return Exit.YES
 
 
