@@ -27,8 +27,12 @@ class _Stopped(BaseException):
 
 @click.command()
 @click.option("--tour", is_flag=True, help="Play the story by itself and end.")
-@click.option("--policy", type=click.Path(path_type=Path, exists=True), help="Apply this policy as it stands.")
-@click.option("--nodes", default=1, show_default=True, type=click.IntRange(1, 50), help="How many tool nodes.")
+@click.option(
+    "--policy", type=click.Path(path_type=Path, exists=True), help="Apply this policy as it stands."
+)
+@click.option(
+    "--nodes", default=1, show_default=True, type=click.IntRange(1, 50), help="How many tool nodes."
+)
 @settings_options
 def dev(settings: Settings, tour: bool, policy: Path | None, nodes: int) -> int:
     """Run a CA, an agents' node and a tools' node with real tools here, until Ctrl-C. --dir D keeps them in D."""
@@ -82,7 +86,7 @@ def _announce(settings: Settings, mesh: "Mesh") -> None:
     bindings = layout.ports.bindings
     click.echo(
         f"""
-A mesh is running: a CA, {len(layout.nodes)} nodes, a wiki and an echo tool beside {', '.join(layout.tool_nodes)}.
+A mesh is running: a CA, {len(layout.nodes)} nodes, a wiki and an echo tool beside {", ".join(layout.tool_nodes)}.
 You are the agent {AGENT}, in session {mesh.session or "(none)"}.
 
 Allowed, through two sidecars:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomli
+
 from pki.errors import LocalError, LockgateError
 from sidecar.control.client import call
 from sidecar.dev.layout import AGENT, AGENTS, OPERATORS, TOOLS, TRUST_DOMAIN, Layout, lockgate, sample_policy
@@ -112,7 +114,9 @@ class Mesh:
         folder = self.layout.member("ca")
         ports = self.layout.ports
         if not (folder / "etc" / "ca.toml").exists():
-            self.say("making a CA; its root and the operators have no passphrase, as this is for trying out only")
+            self.say(
+                "making a CA; its root and the operators have no passphrase, as this is for trying out only"
+            )
             listen = f"127.0.0.1:{ports.ca}"
             control = f"127.0.0.1:{ports.ca_control}"
             self.run(
@@ -169,12 +173,12 @@ class Mesh:
             raise LocalError(f"policy: not in force on {', '.join(late)}; see {self.layout.root / 'logs'}")
 
     def _start_session(self) -> str:
-        folder = str(self.layout.member(AGENTS))
-        try:
-            return str(self.run("--dir", folder, "session", "start", "--agent", AGENT)["session"])
-        except LocalError as error:
-            self.say(f"no session: {error}")  # A policy of one's own need not have this agent.
+        policy = tomli.loads(self.layout.policy.read_text())
+        if AGENT not in policy.get("agents", {}):
+            self.say(f"no session: this policy has no agent {AGENT}")
             return ""
+        folder = str(self.layout.member(AGENTS))
+        return str(self.run("--dir", folder, "session", "start", "--agent", AGENT)["session"])
 
     def _write_env(self) -> None:
         bindings = {one["service"]: one["port"] for one in self.status(AGENTS).get("bindings", [])}
@@ -197,7 +201,9 @@ class Mesh:
         while not condition():
             for name, child in self.children.items():
                 if child.poll() is not None:
-                    raise LocalError(f"{name} ended with {child.returncode}: {_last_line(self.layout.log(name))}")
+                    raise LocalError(
+                        f"{name} ended with {child.returncode}: {_last_line(self.layout.log(name))}"
+                    )
             if time.monotonic() > deadline:
                 raise LocalError(f"waited {READY_SECONDS:.0f} s for {what}; see {self.layout.root / 'logs'}")
             time.sleep(POLL_SECONDS)  # noqa: TID251 - a launcher has nothing else to do

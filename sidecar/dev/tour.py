@@ -124,7 +124,9 @@ def _revocation(mesh: Mesh) -> Iterable[str]:
         expect(_ends(stream), "a stream outlived the revocation")
     yield f"all {STREAMS} are dead, {time.monotonic() - started:.2f} s after the command was typed"
     cuts = [cut_streams(mesh, name) for name in (AGENTS, TOOLS)]
-    expect(cuts[0] == cuts[1] and len(cuts[0]) == STREAMS, "the two nodes' cut records are not the same streams")
+    expect(
+        cuts[0] == cuts[1] and len(cuts[0]) == STREAMS, "the two nodes' cut records are not the same streams"
+    )
     yield f"each node has {STREAMS} cut records, of the same streams"
     expect(not is_open(mesh), "a new connection was let in")
     yield "a new connection is refused"

@@ -87,7 +87,9 @@ class Wiki(BaseHTTPRequestHandler):
         for chunk in blob(int(mib)):
             self.wfile.write(chunk)
 
-    def _answer(self, status: HTTPStatus, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
+    def _answer(
+        self, status: HTTPStatus, body: bytes, content_type: str = "text/plain; charset=utf-8"
+    ) -> None:
         self.send_response(status)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))
