@@ -5,7 +5,7 @@ worthless anywhere else; and the tool's node takes it only from the node that th
 speaks for its own sessions alone.
 
     message = "lockgate/prove/v1\0" || exporter || SHA-256(body as received)
-    exporter = TLS-Exporter("EXPORTER-lockgate-prove-v1", SHA-256(opener SPKI digest || acceptor SPKI digest), 32)
+    exporter = TLS-Exporter("EXPORTER-lockgate-prove-v1", SHA-256(opener SPKI || acceptor SPKI), 32)
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from pki import codec
 from pki.bundle import TrustBundle
 from pki.clock import Wall
 from pki.errors import RemoteError
-from pki.keys import Key
 from pki.spiffe import IdKind
+from pki.spki import Key
 from pki.verify import Identity, verify
 from sidecar.wire import STREAM_LIMITS, FrameType, Prove, ProveBody
 
@@ -45,9 +45,7 @@ def check(proof: Prove, exporter: bytes, peer_node: str, bundle: TrustBundle, at
     if identity.id.node != peer_node:
         raise RemoteError(f"PROVE: {identity.id} is not bound to node {peer_node}")
     try:
-        identity.public_key.verify(
-            proof.signature, _message(proof.body, exporter), ec.ECDSA(hashes.SHA256())
-        )
+        identity.public_key.verify(proof.signature, _message(proof.body, exporter), ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
         raise RemoteError(f"PROVE: not signed by {identity.id} on this connection") from None
     return identity

@@ -1,0 +1,115 @@
+import hashlib
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pki import codec
+from pki.clock import HOUR, Wall
+from pki.errors import RemoteError
+from pki.ids import new_id
+from sidecar import wire
+from sidecar.proxy.proof import check, prove
+from sidecar.wire import FrameType, Prove, ProveBody
+from tests.authority import NOW, new_key, tiny_ca
+from tests.statements import Mint, Signatory
+
+MINT = Mint()
+BUNDLE = MINT.ca.bundle
+SESSION = MINT.member(MINT.ca.agent(node="agents-1"))
+OTHER = MINT.member(MINT.ca.agent(node="agents-1", session=new_id(b"another-session-")))
+EXPORTER, OTHER_EXPORTER = bytes(32), bytes(31) + b"\1"
+PROOF = prove(SESSION.key, SESSION.chain, EXPORTER)
+
+
+def test_a_session_is_proven_on_its_connection() -> None:
+    """By its own node, with what only the two ends can know."""
+    assert check(PROOF, EXPORTER, "agents-1", BUNDLE, NOW).id == SESSION.id
+
+
+def test_the_signed_message_is_what_the_wire_format_says() -> None:
+    """Prefix, exporter, and the digest of the body's bytes as received: another implementation can check it."""
+    message = b"lockgate/prove/v1\0" + EXPORTER + hashlib.sha256(PROOF.body).digest()
+    SESSION.key.public_key().verify(PROOF.signature, message, ec.ECDSA(hashes.SHA256()))
+
+
+def test_a_proof_is_worthless_on_another_connection() -> None:
+    """Captured and replayed, it meets another exporter."""
+    with pytest.raises(RemoteError, match=r"not signed by .* on this connection"):
+        check(PROOF, OTHER_EXPORTER, "agents-1", BUNDLE, NOW)
+
+
+def test_a_node_speaks_for_its_own_sessions_alone() -> None:
+    """A rogue node that got hold of another node's session key still cannot use it."""
+    with pytest.raises(RemoteError, match="is not bound to node tools-1"):
+        check(PROOF, EXPORTER, "tools-1", BUNDLE, NOW)
+
+
+def test_a_proof_by_another_key_is_refused() -> None:
+    """The chain is public, and the signature must be by its leaf's key."""
+    for key in (OTHER.key, new_key()):
+        with pytest.raises(RemoteError, match="not signed by"):
+            check(prove(key, SESSION.chain, EXPORTER), EXPORTER, "agents-1", BUNDLE, NOW)
+
+
+def test_a_signature_cannot_be_moved_to_another_body() -> None:
+    """Not even to another session of the same node."""
+    mixed = Prove(body=prove(OTHER.key, OTHER.chain, EXPORTER).body, signature=PROOF.signature)
+    with pytest.raises(RemoteError, match="not signed by"):
+        check(mixed, EXPORTER, "agents-1", BUNDLE, NOW)
+
+
+@pytest.mark.parametrize("member", [MINT.node("agents-1"), MINT.operator("alice")], ids=["node", "operator"])
+def test_only_a_session_is_proven(member: Signatory) -> None:
+    """A node's certificate makes no stream, and an operator's none either."""
+    proof = prove(member.key, member.chain, EXPORTER)
+    with pytest.raises(RemoteError, match="is no session"):
+        check(proof, EXPORTER, "agents-1", BUNDLE, NOW)
+
+
+def test_a_session_that_expired_proves_nothing() -> None:
+    """At the later of wall and floor, which the caller passes."""
+    with pytest.raises(RemoteError, match="expired"):
+        check(PROOF, EXPORTER, "agents-1", BUNDLE, Wall(NOW + 2 * HOUR))
+
+
+def test_a_session_of_another_mesh_proves_nothing() -> None:
+    """Its CA is none of ours, whatever it calls itself."""
+    with pytest.raises(RemoteError, match="PROVE: certificate refused"):
+        check(PROOF, EXPORTER, "agents-1", tiny_ca().bundle, NOW)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        PROOF.body[:-1],
+        PROOF.body + b"\0",
+        codec.encode(ProveBody(chain=[])),
+        codec.encode(ProveBody(chain=[b"junk"])),
+        codec.encode({"chain": list(SESSION.chain), "extra": 1}),
+        bytes(wire.STREAM_LIMITS[FrameType.PROVE] + 1),
+    ],
+    ids=["empty", "truncated", "longer", "no-chain", "junk", "unknown-key", "oversized"],
+)
+def test_a_body_out_of_shape_is_refused(body: bytes) -> None:
+    """Signed correctly or not."""
+    with pytest.raises(RemoteError, match="PROVE"):
+        check(Prove(body=body, signature=PROOF.signature), EXPORTER, "agents-1", BUNDLE, NOW)
+
+
+@given(st.binary(max_size=100), st.binary(max_size=128))
+def test_any_bytes_are_a_proof_or_the_peers_fault(junk: bytes, signature: bytes) -> None:
+    """Nothing that a peer sends raises anything else."""
+    for proof in (Prove(body=junk, signature=signature), msgspec.structs.replace(PROOF, signature=signature)):
+        with pytest.raises(RemoteError):
+            check(proof, EXPORTER, "agents-1", BUNDLE, NOW)
+
+
+def test_a_proof_fits_its_frame() -> None:
+    """With room for longer chains."""
+    frame_type, body = wire.encode(PROOF)
+    assert (frame_type, len(body) < 4_096) == (FrameType.PROVE, True)
