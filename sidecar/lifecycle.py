@@ -95,7 +95,12 @@ class Signals:
 
 
 async def until_stopped(signals: Signals) -> None:
-    """Return when the daemon is to stop."""
+    """Return when the daemon is to stop. From then on no signal disturbs its stopping, which has deadlines of its own.
+
+    A terminal's Ctrl-C reaches a daemon of `lockgate dev` twice: from the kernel, and from dev.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # What the receiver leaves behind when it closes.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
         async with trio.open_nursery() as nursery:
 
