@@ -39,6 +39,8 @@ def issue(folder: Path) -> Files:
         certificate, key = _leaf(anchor)
         alone.write_bytes(key)
         whole.write_bytes(certificate + key)
+        for path in (whole, alone):
+            path.chmod(0o600)
     return found
 
 
