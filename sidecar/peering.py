@@ -49,7 +49,7 @@ class Peering:
         on_stream: Callable[[Connection], Awaitable[None]] | None,
     ) -> None:
         self.refusals = Refusals()
-        self.links = Links(own, overlay, member.message, member.link_changed)
+        self.links = Links(own, overlay, member.message, member.link_changed, self._fault)
         self._own = own
         self._overlay = overlay
         self._member = member
@@ -130,6 +130,9 @@ class Peering:
             return False
         self._handshakes[address] += 1
         return True
+
+    def _fault(self, peer: str, why: str) -> None:
+        self.refusals.note("protocol", why, peer=peer)
 
     def _full(self) -> None:
         self.refusals.note("limit", "no descriptors left, accepting pauses")

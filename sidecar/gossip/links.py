@@ -22,6 +22,8 @@ QUEUE_MESSAGES = 1_024
 SEND_SECONDS = 10.0
 FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 1.0
+QUIET_SECONDS = 10.0
+"""Of one peer, no more than one end of its link is logged in this time."""
 
 log = structlog.get_logger(__name__)
 
@@ -54,14 +56,18 @@ class Links:
         overlay: Overlay,
         on_message: Callable[[str, Wire], Awaitable[None]],
         on_change: Callable[[str, bool], Awaitable[None]],
+        on_fault: Callable[[str, str], None],
     ) -> None:
+        """``on_fault``: told the peer that broke the protocol, and how."""
         self._own = own
         self._overlay = overlay
         self._on_message = on_message
         self._on_change = on_change
+        self._on_fault = on_fault
         self._links: dict[str, Link] = {}
         self._dialling: dict[str, trio.CancelScope] = {}
         self._contacts: dict[str, Contact] = {}
+        self._logged: dict[str, float] = {}
 
     @property
     def peers(self) -> list[str]:
@@ -79,7 +85,7 @@ class Links:
         try:
             link.outbox.send_nowait(message)
         except trio.WouldBlock:
-            log.warning("link dropped: the peer does not read", peer=peer)
+            self._on_fault(peer, "it does not read what it asked for")
             link.scope.cancel()
 
     def drop(self, gone: Iterable[str]) -> None:
@@ -115,11 +121,20 @@ class Links:
             trio.ClosedResourceError,
             trio.TooSlowError,
         ) as group:
-            log.info("link ended", peer=peer, why=_why(group))
+            self._note_end(peer, group)
         except* Exception:  # One link's bug must not end the others: they share a nursery.
             log.exception("link failed", peer=peer)
         finally:
             await self._give_place(peer, link)
+
+    def _note_end(self, peer: str, group: BaseExceptionGroup[BaseException]) -> None:
+        why, now = _why(group), trio.current_time()
+        if group.subgroup((RemoteError, trio.TooSlowError)):
+            self._on_fault(peer, why)
+        elif now - self._logged.get(peer, -QUIET_SECONDS) >= QUIET_SECONDS:
+            # A peer that comes and goes all the time must not fill the log.
+            self._logged[peer] = now
+            log.info("link ended", peer=peer, why=why)
 
     async def _serve(self, peer: str, link: Link) -> None:
         # Only now, when a revocation would find the link in its place, is it sure that none is missed.
