@@ -44,6 +44,8 @@ FEW = 32
 ASKED_TICKS = 2
 """Seconds that a peer has to send what it was asked for. For as long again, only others are asked for it: one that
 lists what it never sends keeps nothing from us."""
+MAX_ASKED = 16_384
+"""Ids asked of one peer and not come yet. It may list what nobody has: what we remember of that is bounded."""
 MAX_REFUSED = 4_096
 """Refused ids remembered of one peer; beyond, the oldest is forgotten."""
 RECONSIDER_TICKS = 60
@@ -173,7 +175,8 @@ class Flood:
             case Ids():
                 return self._compare(peer, known, message)
             case Want():
-                held = (self._store.raw(name) for name in digest.unpack(message.ids))
+                # Each once: 16 bytes named over and over would bring a whole statement every time.
+                held = (self._store.raw(name) for name in dict.fromkeys(digest.unpack(message.ids)))
                 return list(_statements(peer, (raw for raw in held if raw is not None)))
             case _:
                 raise RemoteError(f"{type(message).__name__} is no part of a repair exchange")
@@ -197,11 +200,13 @@ class Flood:
     def _missing(self, peer: str, theirs: set[str]) -> list[str]:
         """What to ask a peer for that holds ``theirs``."""
         refused = self._peers[peer].refused
-        missing = [
+        pending = sum(asked[0] == peer for asked in self._asked.values())
+        unknown = (
             name
             for name in sorted(theirs)
             if name not in self._store and name not in refused and not self._is_asked(name, peer)
-        ]
+        )
+        missing = list(islice(unknown, max(0, MAX_ASKED - pending)))
         self._asked |= dict.fromkeys(missing, (peer, self._ticks))
         return missing
 
