@@ -72,6 +72,10 @@ class Feature:
 ReasonWord = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{0,32}\Z")]
 """A :class:`sidecar.reasons.Reason`, or a newer version's word for one; empty where an end just went away."""
 
+ServiceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")]
+# What a peer sends here ends up in records and on terminals: nothing but the one form of W3C Trace Context 00.
+Traceparent = Annotated[str, msgspec.Meta(pattern=r"^(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})?\Z")]
+
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
     """First frame each way. ``opens``: whether the sender is the side that opens streams here."""
@@ -101,8 +105,8 @@ class Open(Wire, frozen=True):
     ordinal: Sequence
     stream: Id
     session: Id
-    service: Text
-    traceparent: Annotated[str, msgspec.Meta(max_length=55)] = ""
+    service: ServiceName
+    traceparent: Traceparent = ""
 
 
 class Accepted(Wire, frozen=True):

@@ -14,6 +14,7 @@ from pki.clock import HOUR, Boot, Clock
 from pki.errors import LockgateError, UnreachableError
 from pki.spiffe import SpiffeId
 from sidecar.address import Address
+from sidecar.defaults import CONNECTION_PROOFS
 from sidecar.overlay import Connection, Overlay
 
 MAX_STREAMS = 1_000
@@ -127,6 +128,7 @@ class Pool:
     def _usable(self, pooled: Pooled) -> bool:
         return (
             pooled.ordinal < MAX_STREAMS
+            and len(pooled.proven) < CONNECTION_PROOFS
             and pooled.carried < MAX_BYTES
             and self._clock.boot() - pooled.made < MAX_AGE
             and pooled.made_of == self._made_of()

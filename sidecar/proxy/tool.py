@@ -15,6 +15,7 @@ from pki.verify import Identity
 from sidecar import wire
 from sidecar.audit import record
 from sidecar.audit.record import Caller, Role, Ruling, Subject
+from sidecar.defaults import CONNECTION_PROOFS
 from sidecar.overlay import Connection, Standing
 from sidecar.policy.decide import Decision, Request
 from sidecar.proxy import proof
@@ -25,9 +26,6 @@ from sidecar.proxy.pool import MAX_IDLE
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 from sidecar.wire import FrameType
-
-MAX_PROOFS = 1_000
-"""Proofs that one connection may ask us to check: each costs a signature and two chains."""
 
 IDLE_SECONDS = 3_900.0
 """A pooled connection lives an hour at most; its opener retires it, this only sweeps up after one that does not."""
@@ -149,14 +147,19 @@ class ToolSide:
         proven: dict[str, Identity] = {}
         ordinal = proofs = 0
         while (frame := await _next_frame(connection)) is not None:
-            if frame.type == FrameType.PROVE and proofs < MAX_PROOFS:
+            if frame.type == FrameType.PROVE:
                 proofs += 1
+                if proofs > CONNECTION_PROOFS:  # Each costs a signature and two chains.
+                    raise RemoteError(f"more than {CONNECTION_PROOFS} PROVEs on one connection")
                 identity = self._check_proof(connection, frame.body)
                 proven[identity.id.session] = identity
             elif frame.type == FrameType.OPEN:
                 opening = wire.decode_as(wire.Open, frame.body, FrameType.OPEN)
                 if opening.ordinal != ordinal:
                     raise RemoteError(f"OPEN {opening.ordinal}, {ordinal} is next")
+                if self._carrier.table.find(opening.stream) is not None:
+                    # Two streams under one id would have one record of their end between them.
+                    raise RemoteError(f"OPEN of stream {opening.stream}, which is live")
                 ordinal += 1
                 if not await self._serve_open(connection, opening, proven.get(opening.session)):
                     return
