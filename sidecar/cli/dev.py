@@ -62,7 +62,7 @@ def dev(settings: Settings, tour: bool, policy: Path | None, nodes: int) -> int:
             shutil.rmtree(root, ignore_errors=True)
 
 
-def _end(number: int, frame: object) -> None:
+def _end(_number: int, _frame: object) -> None:
     """Once: what follows is cleaning up, which a second Ctrl-C must not break off."""
     for each in ENDING:
         signal.signal(each, signal.SIG_IGN)

@@ -18,9 +18,15 @@ async def _echo(stream: trio.SocketStream) -> None:
         pass  # The client was cut off.
 
 
+async def serve(port: int) -> None:
+    """Serve 127.0.0.1 until cancelled."""
+    await trio.serve_tcp(_echo, port, host="127.0.0.1")
+
+
 def main() -> None:
+    """Serve until ended; Ctrl-C ends it without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    trio.run(lambda: trio.serve_tcp(_echo, int(sys.argv[1]), host="127.0.0.1"))
+    trio.run(serve, int(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,26 +33,30 @@ class Mesh:
     say: Callable[[str], None]
     children: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     session: str = ""
+    began: int = field(default_factory=lambda: time.time_ns() // 1_000)
+    """Wall time, us."""
 
     def start(self, policy: Path | None) -> None:
         """Bring everything up; returns when all of it serves. Raises LocalError when a part does not."""
+        if policy is not None:
+            self._check_policy(policy)
         self._start_tools()
         self._start_ca()
-        operators_made = self._join_operators()
+        self._join_operators()
         for name in self.layout.nodes:
             self._join_node(name)
         for name in self.layout.nodes:
             self.spawn(name, lockgate("--dir", str(self.layout.member(name)), "run"))
         for name in self.layout.nodes:
             self._await_answer(name)
-        self._apply_policy(policy, first=operators_made)
+        self._apply_policy(policy)
         for name in self.layout.nodes:
             self._await(lambda name=name: self.status(name).get("ready"), f"{name} to be ready")  # type: ignore[misc]
         self.session = self._start_session()
         self._write_env()
 
     def stop(self) -> None:
-        """End all children, without drain, and reap them."""
+        """End all children, without drain, and reap them. Those that were killed left their sockets."""
         for child in self.children.values():
             with suppress(ProcessLookupError):
                 child.send_signal(signal.SIGINT)
@@ -62,6 +67,8 @@ class Mesh:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+        for left in self.layout.root.glob("*/run/*.sock"):
+            left.unlink(missing_ok=True)
 
     def spawn(self, name: str, command: list[str]) -> None:
         """Start a child; its output goes to its log. It ends when we are killed."""
@@ -104,8 +111,6 @@ class Mesh:
         return answer
 
     def _start_tools(self) -> None:
-        import sys
-
         for name, module in (("wiki", "wiki"), ("echo", "echo"), ("vault", "wiki")):
             port = self.layout.ports.tools[name]
             self.spawn(name, [sys.executable, "-m", f"sidecar.dev.{module}", str(port)])
@@ -123,29 +128,31 @@ class Mesh:
                 *("--dir", str(folder), "ca", "init", "--trust-domain", TRUST_DOMAIN, "--no-passphrase"),
                 *("--listen", listen, "--control-listen", control),
             )
-            _append(folder / "etc" / "ca.toml", f'dev = true\noperator = "{self.layout.operator("alice")}"\n')
+        self._declare_dev(folder / "etc" / "ca.toml")
         self.spawn("ca", lockgate("--dir", str(folder), "ca", "serve"))
         self._await_answer("ca")
 
-    def _join_operators(self) -> bool:
-        made = False
+    def _join_operators(self) -> None:
         for name, roles in OPERATORS.items():
             folder = self.layout.operator(name)
             if (folder / "chain.pem").exists():
                 continue
-            made = True
             options = [word for role in roles for word in ("--role", role)]
             self._join(f"operator:{name}", options, ("--operator", str(folder), "join", "--no-passphrase"))
-        return made
 
     def _join_node(self, name: str) -> None:
         folder = self.layout.member(name)
-        if (folder / "etc" / "node.toml").exists():
-            return
-        listen = f"127.0.0.1:{self.layout.ports.nodes[name]}"
-        self._join(f"node:{name}", [], ("--dir", str(folder), "join", "--listen", listen))
-        _append(folder / "etc" / "node.toml", f'dev = true\noperator = "{self.layout.operator("alice")}"\n')
-        self.say(f"node {name} joined")
+        if not (folder / "etc" / "node.toml").exists():
+            listen = f"127.0.0.1:{self.layout.ports.nodes[name]}"
+            self._join(f"node:{name}", [], ("--dir", str(folder), "join", "--listen", listen))
+            self.say(f"node {name} joined")
+        self._declare_dev(folder / "etc" / "node.toml")
+
+    def _declare_dev(self, config: Path) -> None:
+        """Also where an earlier start was broken off just before."""
+        if "\ndev = true\n" not in config.read_text():
+            with config.open("a") as file:
+                file.write(f'\ndev = true\noperator = "{self.layout.operator("alice")}"\n')
 
     def _join(self, member: str, options: list[str], join: tuple[str, ...]) -> None:
         ca = str(self.layout.member("ca"))
@@ -156,12 +163,21 @@ class Mesh:
         finally:
             file.unlink(missing_ok=True)
 
-    def _apply_policy(self, policy: Path | None, *, first: bool) -> None:
+    def _check_policy(self, policy: Path) -> None:
+        """A bad policy ends it before anything is made."""
+        verdict = self.run("policy", "check", str(policy))
+        if not verdict["good"]:
+            faults = [
+                f"{one['where']} {one['what']}" for one in verdict["findings"] if one["severity"] == "error"
+            ]
+            raise LocalError("\n".join(faults))
+
+    def _apply_policy(self, policy: Path | None) -> None:
         if policy is not None:
             self.layout.policy.write_bytes(policy.read_bytes())
         elif not self.layout.policy.exists():
             self.layout.policy.write_text(sample_policy(self.layout))
-        elif not first:
+        elif self.status(AGENTS)["policy"]["sequence"]:
             return  # An existing mesh has its policy in force already.
         alice = str(self.layout.operator("alice"))
         answer = self.run(
@@ -207,11 +223,6 @@ class Mesh:
             if time.monotonic() > deadline:
                 raise LocalError(f"waited {READY_SECONDS:.0f} s for {what}; see {self.layout.root / 'logs'}")
             time.sleep(POLL_SECONDS)  # noqa: TID251 - a launcher has nothing else to do
-
-
-def _append(path: Path, text: str) -> None:
-    with path.open("a") as file:
-        file.write(text)
 
 
 def _last_line(path: Path) -> str:

@@ -3,6 +3,8 @@
 Every step states what must happen. One that surprises ends the tour with a failure.
 """
 
+import json
+import os
 import shutil
 import signal
 import socket
@@ -24,11 +26,12 @@ from sidecar.dev.wiki import blob
 
 BLOB_MIB = 32
 STREAMS = 10
+RECORDS = 10_000
 PATIENCE = 10.0
 """Seconds. A deadline, not a measure."""
 
 
-class Surprise(Exception):
+class SurpriseError(Exception):
     """A step that did not go as the story says."""
 
 
@@ -39,7 +42,7 @@ def play(mesh: Mesh, say: Callable[[str], None]) -> bool:
             say(f"\n{number}. {step.__doc__}")
             for line in step(mesh):
                 say(f"   {line}")
-    except (Surprise, LockgateError, OSError) as surprise:
+    except (SurpriseError, LockgateError, OSError) as surprise:
         say(f"   SURPRISE: {surprise}")
         return False
     say("\nAll of it went as it should.")
@@ -80,7 +83,7 @@ def _stranger(mesh: Mesh) -> Iterable[str]:
         return
     url = f"{_url(mesh, 'wiki')}/api/pages"
     command = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", curl, "-s", "-m", "10", url]
-    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - fixed words
+    done = subprocess.run(command, capture_output=True, check=False)
     expect(done.returncode != 0 and not done.stdout, "another user was let in")
     record = find(mesh, AGENTS, kind="denied", reason="wrong_caller")
     expect(record.get("uid") == 65534, "the record does not name the uid")
@@ -138,8 +141,9 @@ def _evidence(mesh: Mesh) -> Iterable[str]:
         report = mesh.run("--dir", str(mesh.layout.member(name)), "audit", "verify")
         yield f"{name}: {report['records']} records, the chain holds"
     copy = mesh.layout.root / "copy"
-    shutil.copytree(mesh.layout.member(TOOLS) / "lib" / "audit", copy, dirs_exist_ok=True)
-    volume = sorted(copy.glob("*.jsonl"))[-1]
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(mesh.layout.member(TOOLS) / "lib" / "audit", copy)
+    volume = max(copy.glob("*.jsonl"))
     data = volume.read_bytes()
     volume.write_bytes(data.replace(b'"kind":"cut"', b'"kind":"cuz"', 1))
     report = mesh.run("audit", "verify", str(copy))
@@ -152,13 +156,13 @@ STEPS = (_allowed, _ungranted, _stranger, _kill_switch, _revocation, _evidence)
 
 
 def expect(held: bool, otherwise: str) -> None:
-    """Raise Surprise with ``otherwise`` unless ``held``."""
+    """Raise SurpriseError with ``otherwise`` unless ``held``."""
     if not held:
-        raise Surprise(otherwise)
+        raise SurpriseError(otherwise)
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
-    """The first true answer of ``condition``; Surprise when none comes in time."""
+    """The first true answer of ``condition``; SurpriseError when none comes in time."""
     deadline = time.monotonic() + PATIENCE
     while not (answer := condition()):
         expect(time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}")
@@ -176,6 +180,7 @@ def fetch(url: str) -> tuple[int, bytes]:
 
 
 def is_open(mesh: Mesh) -> bool:
+    """Whether the agent reaches the wiki."""
     return fetch(f"{_url(mesh, 'wiki')}/api/pages")[0] == 200
 
 
@@ -194,10 +199,10 @@ def cut_streams(mesh: Mesh, member: str) -> list[str]:
 
 
 def records(mesh: Mesh, member: str) -> list[dict[str, Any]]:
-    import json
-
+    """What a node's log says of this run; an earlier one in the same folder has its records there too."""
     folder: Path = mesh.layout.member(member) / "lib" / "audit"
-    return [json.loads(line) for line in Tail(folder).last(10_000)]
+    newest = [json.loads(line) for line in Tail(folder).last(RECORDS)]
+    return [one for one in newest if one["at"] >= mesh.began]
 
 
 def run(mesh: Mesh, operator: str, *words: str) -> dict[str, Any]:
@@ -244,6 +249,4 @@ def _dir(mesh: Mesh) -> tuple[str, str]:
 
 
 def _is_root() -> bool:
-    import os
-
     return os.geteuid() == 0

@@ -12,7 +12,7 @@ import hashlib
 import json
 import signal
 import sys
-import threading
+import threading  # noqa: TID251 - http.server answers each connection in a thread of its own
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,8 +51,10 @@ class Wiki(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, json.dumps(sorted(_pages)).encode(), "application/json")
         elif url.path.startswith(PAGES + "/"):
             page = _pages.get(url.path.removeprefix(PAGES + "/"))
-            status = HTTPStatus.OK if page is not None else HTTPStatus.NOT_FOUND
-            self._answer(status, (page or "no such page\n").encode())
+            if page is None:
+                self._answer(HTTPStatus.NOT_FOUND, b"no such page\n")
+            else:
+                self._answer(HTTPStatus.OK, page.encode())
         elif url.path == "/api/blob":
             self._send_blob(parse_qs(url.query).get("mib", ["1"])[0])
         else:
@@ -60,11 +62,13 @@ class Wiki(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Write a page."""
-        name = urlsplit(self.path).path.removeprefix(PAGES + "/")
-        length = self.headers.get("content-length", "")
+        path, length = urlsplit(self.path).path, self.headers.get("content-length", "")
+        name = path.removeprefix(PAGES + "/")
+        if name in ("", path):
+            self._refuse(HTTPStatus.NOT_FOUND, b"not found\n")
+            return
         if not length.isdecimal() or int(length) > MAX_PAGE_BYTES:
-            self.close_connection = True
-            self._answer(HTTPStatus.LENGTH_REQUIRED, b"a content-length of at most 1 MiB is needed\n")
+            self._refuse(HTTPStatus.LENGTH_REQUIRED, b"a content-length of at most 1 MiB is needed\n")
             return
         text = self.rfile.read(int(length)).decode(errors="replace")
         with _writing:
@@ -73,7 +77,7 @@ class Wiki(BaseHTTPRequestHandler):
                 _pages[name] = text
         self._answer(HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.CREATED, b"")
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it has in the base class
         """Quiet: the audit log is what there is to read."""
 
     def _send_blob(self, mib: str) -> None:
@@ -106,6 +110,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def main() -> None:
+    """Serve until ended; Ctrl-C ends it without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _Server(("127.0.0.1", int(sys.argv[1])), Wiki).serve_forever()
 
