@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pki.clock import Wall
 from pki.statement import Lock, Member, Node, Revocation
 from sidecar.gossip.store import Entry
-from sidecar.policy.model import Policy
 from sidecar.snapshot import (
     LockInForce,
     NodeMember,
@@ -13,9 +12,7 @@ from sidecar.snapshot import (
     Restrictions,
     RevocationInForce,
     Roster,
-    Snapshot,
     Target,
-    digest_of,
 )
 
 
@@ -49,13 +46,6 @@ def restrictions(entries: Iterable[Entry]) -> Restrictions:
         elif isinstance(body, Revocation):  # pragma: no branch - the store yields these two
             revocations.append(RevocationInForce(name, _at(body), entry.author))
     return Restrictions(locks, revocations)
-
-
-def snapshot(policy: Policy | None, bundle_digest: str, members: Roster, in_force: Restrictions) -> Snapshot:
-    """All of it under its digest."""
-    return Snapshot(
-        policy, bundle_digest, members, in_force, digest_of(policy, bundle_digest, members, in_force)
-    )
 
 
 def _at(body: Lock | Revocation) -> Target:

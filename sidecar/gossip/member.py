@@ -96,7 +96,12 @@ class Member:
         self.bundle = bundle
         self.loaded = Loaded()
         self.declined = 0
-        self.snapshot = assemble.snapshot(None, bundle.digest, assemble.roster(()), assemble.restrictions(()))
+        self.snapshot = Snapshot.of(
+            policy=None,
+            bundle_digest=bundle.digest,
+            roster=assemble.roster(()),
+            restrictions=assemble.restrictions(()),
+        )
         self._flood = Flood(self.store)
         self._ledger = Ledger(journal)
         self._policies = Policies(objects, outlet.send)
@@ -300,8 +305,11 @@ class Member:
         """Put in force what is held, unless nothing changed. What it cuts is counted for the next receipts."""
         held = list(self.store.in_force(self.floor))
         self._next_end = min((entry.ends for entry in held), default=None)
-        snapshot = assemble.snapshot(
-            self.loaded.policy, self.bundle.digest, self._roster, assemble.restrictions(held)
+        snapshot = Snapshot.of(
+            policy=self.loaded.policy,
+            bundle_digest=self.bundle.digest,
+            roster=self._roster,
+            restrictions=assemble.restrictions(held),
         )
         if snapshot.digest == self.snapshot.digest:
             return
