@@ -91,6 +91,11 @@ class Wiki(BaseHTTPRequestHandler):
         for chunk in blob(int(mib)):
             self.wfile.write(chunk)
 
+    def _refuse(self, status: HTTPStatus, why: bytes) -> None:
+        """Without reading the body, so the connection is of no more use."""
+        self.close_connection = True
+        self._answer(status, why)
+
     def _answer(
         self, status: HTTPStatus, body: bytes, content_type: str = "text/plain; charset=utf-8"
     ) -> None:
