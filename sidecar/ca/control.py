@@ -19,7 +19,6 @@ from sidecar.ca.office import Office
 from sidecar.ca.places import api_addresses
 from sidecar.config import CaConfig
 from sidecar.control import state, statements
-from sidecar.control.admin import Reload
 from sidecar.control.unix import ERROR_HANDLERS, answer, body_of
 
 MAX_TOKEN_LIFE = 7 * DAY
@@ -34,7 +33,9 @@ class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl: Annotated[int, msgspec.Meta(ge=SECOND, le=MAX_TOKEN_LIFE)]
 
 
-def ca_app(config: CaConfig, office: Office, enrolment: Enrolment, clock: Clock, reload: Reload) -> Starlette:
+def ca_app(
+    config: CaConfig, office: Office, enrolment: Enrolment, clock: Clock, reload: state.Reload
+) -> Starlette:
     """The API of the CA's admin.sock. ``reload`` reads ca.toml again."""
 
     async def status(_: Request) -> Response:
@@ -50,14 +51,11 @@ def ca_app(config: CaConfig, office: Office, enrolment: Enrolment, clock: Clock,
         body = {"token": made.encode(), "kind": wanted.kind, "name": wanted.name, "expires": expires}
         return answer(body, 201)
 
-    async def reread(_: Request) -> Response:
-        return answer({"needs_restart": await reload()})
-
     return Starlette(
         routes=[
             Route("/v1/status", status),
             Route("/v1/tokens", token, methods=["POST"]),
-            Route("/v1/reload", reread, methods=["POST"]),
+            state.reload_route(reload),
             state.policy_route(office.member, office.objects),
             *statements.routes(office.member, config.trust_domain),
         ],

@@ -67,7 +67,7 @@ async def run(paths: Paths) -> None:
     reread = partial(reload, paths, config)
     async with trio.open_nursery() as nursery:
         context = _api_context(authority)
-        app = application(issuer, _hooks(config, office, clock))
+        app = application(issuer, hooks_of(config, office, clock))
         nursery.start_soon(serve, api, app, lambda: context, lambda: office.member.bundle, clock)
         nursery.start_soon(serve_unix, admin, ca_app(config, office, Enrolment(issuer), clock, reread))
         nursery.start_soon(office.peering.run, control, _no_contacts, lifecycle.boot_id())
@@ -97,7 +97,8 @@ async def reload(paths: Paths, running: CaConfig) -> list[str]:
         return lifecycle.needs_restart(running, config, LIVE)
 
 
-def _hooks(config: CaConfig, office: Office, clock: Clock) -> Hooks:
+def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
+    """What the API asks of the office."""
     return Hooks(
         may_issue=office.may_issue,
         publish=office.publish,

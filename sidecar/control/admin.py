@@ -1,6 +1,5 @@
 """The admin socket of a node: reads, and what an operator signed. 0660, root and group lockgate."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,11 +14,8 @@ from sidecar.node import Node
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 
-Reload = Callable[[], Awaitable[list[str]]]
-"""Takes up a daemon's configuration; says which keys wait for a restart. Raises what reading it raises."""
 
-
-def admin_app(node: Node, reload: Reload) -> Starlette:
+def admin_app(node: Node, reload: state.Reload) -> Starlette:
     """The API of admin.sock. ``reload`` reads node.toml again."""
 
     async def status(_: Request) -> Response:
@@ -35,15 +31,12 @@ def admin_app(node: Node, reload: Reload) -> Starlette:
         live.cut(Reason.LOCKED, "stream cut by admin")
         return answer({"stream": live.id})
 
-    async def reread(_: Request) -> Response:
-        return answer({"needs_restart": await reload()})
-
     return Starlette(
         routes=[
             Route("/v1/status", status),
             Route("/v1/streams", streams),
             Route("/v1/streams/{id}/cut", cut, methods=["POST"]),
-            Route("/v1/reload", reread, methods=["POST"]),
+            state.reload_route(reload),
             state.policy_route(node.member, node.seams.objects),
             *statements.routes(node.member, node.trust_domain),
         ],

@@ -1,6 +1,7 @@
-"""What nodes and the CA tell alike of the mesh's state: the common part of ``status``, and the policy in force."""
+"""What nodes and the CA tell alike: the common part of ``status``, the policy in force, how a reload ended."""
 
 import os
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -13,6 +14,9 @@ from sidecar.control.unix import answer
 from sidecar.gossip.member import Member
 from sidecar.objects import Objects
 from sidecar.peering import Peering
+
+Reload = Callable[[], Awaitable[list[str]]]
+"""Takes up a daemon's configuration; says which keys wait for a restart. Raises what reading it raises."""
 
 
 def status_of(member: Member, peering: Peering) -> dict[str, Any]:
@@ -63,3 +67,12 @@ def policy_route(member: Member, objects: Objects) -> Route:
         return answer({"sequence": loaded.sequence, "digest": loaded.digest, "text": text.decode()})
 
     return Route("/v1/policy", show)
+
+
+def reload_route(reload: Reload) -> Route:
+    """POST /v1/reload: what SIGHUP does, with an answer."""
+
+    async def take_up(_: Request) -> Response:
+        return answer({"needs_restart": await reload()})
+
+    return Route("/v1/reload", take_up, methods=["POST"])

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from pki.errors import ConfigError, LocalError
+from sidecar.ca.daemon import read_config, reload
+from sidecar.paths import Paths
+
+TEXT = 'name = "ca-1"\ntrust-domain = "example.org"\n'
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    paths = Paths.below(tmp_path)
+    paths.etc.mkdir()
+    paths.ca_toml.write_text(TEXT)
+    return paths
+
+
+def test_without_ca_toml_the_error_says_how_to_make_one(tmp_path: Path) -> None:
+    """Whoever starts a CA in the wrong folder reads what to do."""
+    with pytest.raises(LocalError, match=r"ca\.toml: No such file .*; run: lockgate ca init"):
+        read_config(Paths.below(tmp_path))
+
+
+async def test_reload_says_which_keys_wait_for_a_restart(paths: Paths) -> None:
+    """As the file spells them; the log level does not."""
+    running = read_config(paths)
+    paths.ca_toml.write_text(
+        f'{TEXT}log-level = "debug"\ncontrol-listen = "10.0.0.1:1"\n[lifetimes]\nnode = "1h"\n'
+    )
+    with capture_logs():
+        assert await reload(paths, running) == ["control-listen", "lifetimes"]
+
+
+async def test_a_bad_file_changes_nothing_and_the_log_says_why(paths: Paths) -> None:
+    """Every fault is in the one line."""
+    running = read_config(paths)
+    paths.ca_toml.write_text(f"{TEXT}foo = 1\nbar = 2\n")
+    with capture_logs() as logs, pytest.raises(ConfigError):
+        await reload(paths, running)
+    [entry] = logs
+    assert entry["event"] == "reload refused, the old configuration stays"
+    assert "foo" in entry["why"]
+    assert "bar" in entry["why"]
