@@ -18,12 +18,13 @@ from sidecar.control.agent import agent_app
 from sidecar.control.unix import listen_unix, serve_unix
 from sidecar.disk import RealDisk
 from sidecar.gossip.journal import Journal
-from sidecar.identity import Credential, load_bundle
+from sidecar.identity import Credential, NextKey, load_bundle
 from sidecar.node import Node, Seams
 from sidecar.objects import Objects
 from sidecar.paths import Paths
 from sidecar.proxy.sockdiag import SockDiag
 from sidecar.reasons import Reason
+from sidecar.renewal import Renewals
 from sidecar.session.cgroup import SessionCgroups
 from sidecar.version import VERSION
 
@@ -110,7 +111,8 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
         nursery.start_soon(serve_unix, listeners.admin, admin_app(node, reread))
         nursery.start_soon(serve_unix, listeners.agent, agent_app(node))
         nursery.start_soon(node.peering.run, listeners.overlay, node.contacts, lifecycle.boot_id())
-        for loop in (node.publish_own, node.watch_streams, node.keep_warm):
+        renewals = Renewals(node, NextKey(paths.identity_dir), node.seams.clock)
+        for loop in (node.publish_own, node.watch_streams, node.keep_warm, renewals.run):
             nursery.start_soon(loop)
         _log.info("serving", node=node.name, listen=[str(one) for one in node.config.listen])
         systemd.notify("READY=1")

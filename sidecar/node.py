@@ -10,16 +10,20 @@ Gossip, control and reload reach the data path through a new snapshot only; the 
 import pwd
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 import trio
 
 from pki.bundle import TrustBundle
+from pki.certificate import read
 from pki.clock import Clock, Wall
 from pki.errors import LocalError
+from pki.ids import ID_BYTES, new_id
 from pki.judge import Word
+from pki.renewal import in_grace
 from pki.spiffe import SpiffeId
+from pki.spki import Key
 from pki.statement import Lock, Policy, Revocation, Statement, Target, Terms, Wire, sign
 from pki.verify import Identity, verify
 from sidecar import defaults
@@ -27,6 +31,7 @@ from sidecar.address import Address
 from sidecar.audit import record
 from sidecar.audit.writer import AuditWriter
 from sidecar.bindings import Bindings
+from sidecar.certify import CaAccess, certify_session
 from sidecar.config import NodeConfig
 from sidecar.gossip.journal import Journal
 from sidecar.gossip.links import Contact
@@ -42,8 +47,8 @@ from sidecar.proxy.pool import Pool
 from sidecar.proxy.streams import Limits, LiveTable
 from sidecar.proxy.tool import ToolSide
 from sidecar.receipts import receipts
+from sidecar.renewal import Spawn
 from sidecar.session.cgroup import SessionCgroups
-from sidecar.session.enrol import enrol_session
 from sidecar.session.sessions import Session, Sessions
 from sidecar.snapshot import Facts, Snapshot
 from sidecar.traceparent import ROOT_ENTROPY, root
@@ -209,10 +214,10 @@ class Node:
     # -- sessions
 
     async def start_session(self, agent: str, uid: int) -> Session:
-        """A new session of ``agent`` for ``uid``; raises what :func:`enrol_session` does."""
-        identity, key = await enrol_session(
-            agent, self.credential, self.member.bundle, self.config.ca, self.seams.clock
-        )
+        """A new session of ``agent`` for ``uid``; raises what :func:`certify_session` does."""
+        name = new_id(secrets.token_bytes(ID_BYTES))
+        wanted = SpiffeId.for_agent(self.trust_domain, agent, self.name, name)
+        identity, key = await certify_session(wanted, self.ca_access())
         trace = root(secrets.token_bytes(ROOT_ENTROPY))
         session = Session(identity, key, uid, self.seams.clock.wall(), trace)
         self._forget_ended()
@@ -225,6 +230,42 @@ class Node:
         }
         self._note_session("started", session, facts)
         return session
+
+    # -- certificates, as their renewal needs it
+
+    def own_identity(self) -> Identity:
+        return self._identity
+
+    def ca_access(self) -> CaAccess:
+        return CaAccess(self.config.ca, self.member.bundle, self.credential, self.seams.clock)
+
+    def live_sessions(self) -> Iterable[Session]:
+        """Those that can still do something; the others are forgotten."""
+        self._forget_ended()
+        return iter(self.sessions)
+
+    def take_up_node(self, credential: Credential, identity: Identity, spawn: Spawn) -> None:
+        """The node's next certificate: for connections from now on, and proven on the streams that live."""
+        self.credential, self._identity = credential, identity
+        self._renewed(identity, credential, spawn)
+
+    def take_up_session(self, session: Session, identity: Identity, key: Key, spawn: Spawn) -> None:
+        """A session's next certificate. One that ended while the CA was asked stays ended."""
+        held = self.sessions.find(session.id.session)
+        if held is not None:
+            renewed = replace(held, identity=identity, key=key)
+            self.sessions.add(renewed)
+            self._renewed(identity, renewed, spawn)
+
+    def _renewed(self, identity: Identity, renewed: Credential | Session, spawn: Spawn) -> None:
+        now = self.seams.clock.wall()
+        one = record.renewal(now, "renewed", str(identity.id), identity.serial, identity.not_after)
+        self.seams.audit.append(one)
+        for _, arrival in list(self.carrier.arrivals.values()):
+            spawn(arrival.show, renewed)
+        self.carrier.refresh()
+
+    # -- the end of a session
 
     def end_session(self, session: Session) -> None:
         """End it here at once and everywhere soon: a revocation of it, which its own node may sign."""
@@ -299,7 +340,10 @@ class Node:
                 log.error("own statements dropped: too many are waiting")
 
     def _own_identity(self) -> Identity:
-        found = verify(self.credential.chain, self.bundle, self.seams.clock.wall())
+        """Our certificate as it is on disk. One that ended while we were down may be renewed in grace."""
+        chain, now = self.credential.chain, self.seams.clock.wall()
+        ended = read(chain[0]).not_after
+        found = verify(chain, self.bundle, min(now, ended) if in_grace(ended, now) else now)
         if isinstance(found, Identity):
             return found
-        raise LocalError(f"own certificate: {found}; run: lockgate join")
+        raise LocalError(f"own certificate: {found}; join again with a new token: lockgate join")

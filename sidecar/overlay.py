@@ -13,7 +13,7 @@ import hashlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import trio
@@ -78,6 +78,13 @@ class Connection:
     own_spki: bytes
     """Our SubjectPublicKeyInfo, DER."""
     tls: TlsStream
+    peer_spki: bytes = field(init=False)
+    """The key that the peer's handshake was signed with; a renewed certificate has another."""
+    on_prove: Callable[[bytes], None] | None = None
+    """Takes the body of a PROVE that comes in the middle of a stream; raises RemoteError."""
+
+    def __post_init__(self) -> None:
+        self.peer_spki = spki(self.identity.public_key)
 
     @property
     def peer(self) -> SpiffeId:
@@ -88,7 +95,7 @@ class Connection:
 
         The context binds both ends' keys in the order opener, acceptor, so that neither can be swapped.
         """
-        opener, acceptor = self.own_spki, spki(self.identity.public_key)
+        opener, acceptor = self.own_spki, self.peer_spki
         if not self.opens:
             opener, acceptor = acceptor, opener
         return self.tls.exporter(label, spki_pair(opener, acceptor))

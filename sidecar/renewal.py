@@ -33,14 +33,20 @@ ATTEMPT_SECONDS = 15.0
 log = structlog.get_logger(__name__)
 
 
+class Spawn(Protocol):
+    """Starts a task (trio.Nursery.start_soon): a peer that does not read must not hold up the others' proofs."""
+
+    def __call__(self, work: Callable[..., Awaitable[None]], /, *args: object) -> None: ...
+
+
 class Holder(Protocol):
     """Whose certificates these are."""
 
     def own_identity(self) -> Identity: ...
     def ca_access(self) -> CaAccess: ...
     def live_sessions(self) -> Iterable[Session]: ...
-    async def take_up_node(self, credential: Credential, identity: Identity) -> None: ...
-    async def take_up_session(self, session: Session, identity: Identity, key: Key) -> None: ...
+    def take_up_node(self, credential: Credential, identity: Identity, spawn: Spawn) -> None: ...
+    def take_up_session(self, session: Session, identity: Identity, key: Key, spawn: Spawn) -> None: ...
 
 
 class Renewals:
@@ -56,21 +62,22 @@ class Renewals:
 
     async def run(self) -> None:
         """Renew until cancelled."""
-        while True:
-            await self.renew_due()
-            now = self._clock.wall()
-            next_due = min((plan.next_deadline for plan in self._plans.values()), default=now)
-            await trio.sleep(min(LONGEST_SLEEP, max(0.02, (next_due - now) / SECOND)))
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self.renew_due(nursery.start_soon)
+                now = self._clock.wall()
+                next_due = min((plan.next_deadline for plan in self._plans.values()), default=now)
+                await trio.sleep(min(LONGEST_SLEEP, max(0.02, (next_due - now) / SECOND)))
 
-    async def renew_due(self) -> None:
+    async def renew_due(self, spawn: Spawn) -> None:
         """Renew what is due now: the node first, since a session is asked for in its name."""
         now = self._clock.wall()
         own = self._holder.own_identity()
-        plans = {own.serial: await self._follow(own, now, self._renew_node)}
+        plans = {own.serial: await self._follow(own, now, partial(self._renew_node, spawn))}
         for session in self._holder.live_sessions():
             identity = session.identity
             if now < identity.not_after:
-                renew = partial(self._renew_session, session)
+                renew = partial(self._renew_session, session, spawn)
                 plans[identity.serial] = await self._follow(identity, now, renew)
         self._plans = plans
 
@@ -91,15 +98,15 @@ class Renewals:
             return plan.failed(now)
         return plan
 
-    async def _renew_node(self) -> None:
+    async def _renew_node(self, spawn: Spawn) -> None:
         access = self._holder.ca_access()
         key = await trio.to_thread.run_sync(self._next_key.load)
         identity = await renew_node(key, access)
         credential = Credential(identity.id, identity.chain, key)
         await trio.to_thread.run_sync(self._next_key.take_up, credential)
-        await self._holder.take_up_node(credential, identity)
+        self._holder.take_up_node(credential, identity, spawn)
         self.trouble = ""
 
-    async def _renew_session(self, session: Session) -> None:
+    async def _renew_session(self, session: Session, spawn: Spawn) -> None:
         identity, key = await certify_session(session.id, self._holder.ca_access())
-        await self._holder.take_up_session(session, identity, key)
+        self._holder.take_up_session(session, identity, key, spawn)

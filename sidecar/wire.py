@@ -94,8 +94,12 @@ class Prove(Wire, frozen=True):
 
 
 class ProveBody(Wire, frozen=True):
-    """What a PROVE's ``body`` decodes to: the session's certificate chain, leaf first, DER."""
+    """What a PROVE's ``body`` decodes to: who proves itself, and its certificate chain, leaf first, DER.
 
+    ``session``: the opener proves a session of its node. ``node``: either end proves its own renewed certificate.
+    """
+
+    role: Literal["session", "node"]
     chain: Certificates
 
 

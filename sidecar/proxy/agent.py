@@ -15,6 +15,7 @@ from pki.verify import Rejected, Rule, verify
 from sidecar.address import Address
 from sidecar.audit import record
 from sidecar.audit.record import Caller, Role, Ruling, Subject
+from sidecar.identity import Credential
 from sidecar.net import tune
 from sidecar.overlay import Standing
 from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request, decide
@@ -69,8 +70,16 @@ class LocalArrival:
     subject: Subject
     caller: Caller | None
     service: Service
+    session: Session
+    side: "AgentSide"
     near_fault: Reason | None = None
     far_fault: Reason = Reason.TARGET_UNREACHABLE
+
+    def current(self) -> Request:
+        return replace(self.request, not_after=self.side.not_after(self.session))
+
+    async def show(self, renewed: Credential | Session) -> None:
+        """No other node relies on it."""
 
     async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:  # noqa: ARG002 - the seam's
         return await dial_target(self.service)
@@ -120,6 +129,11 @@ class AgentSide:
         else:
             await self._refuse(client, arrival.subject, caller, unfit)
 
+    def not_after(self, session: Session) -> Wall:
+        """The earliest end of the certificates under a stream of ``session`` on this side, as of now."""
+        newest = self.sessions.find(session.id.session) or session
+        return min(newest.identity.not_after, self.node.own_not_after)
+
     def _attribute(self, client: trio.SocketStream, binding: Binding) -> tuple[Session, Caller] | Refused:
         uid = self.node.uid_of(binding.agent)
         try:
@@ -163,12 +177,12 @@ class AgentSide:
             service=binding.service,
             tool_node="",
             serials=(session.identity.lineage, self.node.lineage()),
-            not_after=min(session.identity.not_after, self.node.own_not_after),
+            not_after=self.not_after(session),
         )
         subject = self._subject(binding, session)
         if service is not None and self.node.name in service.nodes:
             here = replace(request, tool_node=self.node.name)
-            return LocalArrival(client, here, replace(subject, role=Role.BOTH), caller, service)
+            return LocalArrival(client, here, replace(subject, role=Role.BOTH), caller, service, session, self)
         nodes = self._nodes_for(service, request)
         first = nodes[0] if nodes else ""
         there = replace(request, tool_node=first)

@@ -5,9 +5,11 @@ from typing import Protocol
 import trio
 
 from sidecar.audit.record import Caller, Subject
+from sidecar.identity import Credential
 from sidecar.policy.decide import Decision, Request
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
+from sidecar.session.sessions import Session
 
 _WORDS = frozenset(Reason)
 
@@ -39,6 +41,12 @@ class Arrival(Protocol):
     @property
     def near(self) -> trio.abc.HalfCloseableStream:
         """The end that the stream came from."""
+
+    def current(self) -> Request:
+        """The request with what is under the stream now: certificates are renewed while it lives."""
+
+    async def show(self, renewed: Credential | Session) -> None:
+        """A new certificate of this node, or of a session of it: prove it to whoever relies on the old one."""
 
     async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:
         """The far end, connected; raises EndedError."""

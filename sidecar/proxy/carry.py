@@ -93,6 +93,8 @@ class Carrier:
     clock: Clock
     limits: Limits
     max_streams: int
+    arrivals: dict[str, tuple[Live, Arrival]] = field(default_factory=dict)
+    """Of the live streams, by stream id."""
     turnover: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     """Woken whenever a stream has left the table."""
 
@@ -112,6 +114,14 @@ class Carrier:
         sight = self.situation.sight()
         self.table.judge(live, sight.snapshot, sight.moment, self.clock.boot())
 
+    def refresh(self) -> None:
+        """Certificates were renewed: what is under each stream, and so its deadline, is looked up again."""
+        for live, arrival in list(self.arrivals.values()):
+            request = replace(arrival.current(), tool_node=live.request.tool_node)
+            if request != live.request:
+                self.table.rebind(live, request)
+                self.judge(live)
+
     def cut_unrecorded(self) -> list[Live]:
         """Cut the streams whose segment requires the audit log, if it cannot be written now."""
         if self.audit.available:
@@ -128,6 +138,7 @@ class Carrier:
             await self._shed(arrival)
             return
         passage = None
+        self.arrivals[live.id] = (live, arrival)
         try:
             sight = self.situation.sight()
             passage = _Passage(arrival, live, sight, self._decide(live, sight))
@@ -140,6 +151,7 @@ class Carrier:
             by_peer = end is not None and end.by_peer and end.reason in _STOPPED
             # What we cut ourselves has been counted already.
             self.table.close(live, self.clock.boot(), by_peer=by_peer and live.reason is None)
+            del self.arrivals[live.id]
             self.turnover.unpark_all()
 
     def _live(self, arrival: Arrival, scope: trio.CancelScope) -> Live:

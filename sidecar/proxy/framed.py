@@ -15,7 +15,7 @@ import trio
 from pki.errors import RemoteError
 from pki.framing import MAX_FRAME_BODY
 from sidecar.overlay import Connection
-from sidecar.wire import FrameType, Reset, decode_as, encode
+from sidecar.wire import FrameType, Prove, Reset, decode_as, encode
 
 LAST_WORD_SECONDS = 0.5
 """How long a stream that ends waits for a peer that does not read, to say END or RESET."""
@@ -39,6 +39,8 @@ class FramedStream(trio.abc.HalfCloseableStream):
         self._ended_in = False
         self._closed = False
         self._cut: ResetByPeer | None = None
+        self._proving = trio.Lock()
+        self._sent = trio.lowlevel.ParkingLot()
 
     @property
     def whole(self) -> bool:
@@ -51,7 +53,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
         with memoryview(data) as view:
             for at in range(0, len(view), MAX_FRAME_BODY):
-                await self._connection.frames.send(FrameType.DATA, view[at : at + MAX_FRAME_BODY])
+                await self._send(FrameType.DATA, view[at : at + MAX_FRAME_BODY])
 
     async def wait_send_all_might_not_block(self) -> None:
         self._require_sending()
@@ -62,7 +64,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
         if self._ended_out:
             await trio.lowlevel.checkpoint()
             return
-        await self._connection.frames.send(FrameType.END)
+        await self._send(FrameType.END)
         # Only now: a connection whose END is half sent must not go back to the pool.
         self._ended_out = True
 
@@ -79,11 +81,26 @@ class FramedStream(trio.abc.HalfCloseableStream):
         data, self._rest = self._rest[:limit], self._rest[limit:]
         return bytes(data)
 
+    async def prove(self, proof: Prove) -> None:
+        """Send a PROVE in the middle of the stream, between two frames of whoever sends on it.
+
+        Nothing happens once our direction has ended: the peer does not listen any more.
+        """
+        async with self._proving:
+            while not self._ended_out and not self._closed:
+                try:
+                    await self._connection.frames.send(*encode(proof))
+                except trio.BusyResourceError:
+                    await self._sent.park()
+                else:
+                    return
+
     async def reset(self, reason: str) -> None:
         """Cut the stream: say why at best effort, then drop the connection with all that is queued on it."""
         if self._closed:
             return
         self._closed = True
+        self._sent.unpark_all()
         with trio.CancelScope(shield=True):
             with trio.move_on_after(LAST_WORD_SECONDS), _PEER_IS_GONE:
                 await self._connection.frames.send(*encode(Reset(reason=reason)))
@@ -92,6 +109,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         """End the stream. A connection that is whole stays open, for its pool; any other is closed."""
         is_whole, was_closed, self._closed = self.whole, self._closed, True
+        self._sent.unpark_all()
         try:
             if is_whole or was_closed:
                 await trio.lowlevel.checkpoint()
@@ -102,11 +120,23 @@ class FramedStream(trio.abc.HalfCloseableStream):
             if not is_whole:
                 await self._connection.aclose()
 
+    async def _send(self, frame_type: FrameType, body: bytes | memoryview = b"") -> None:
+        if self._proving.locked():  # A PROVE that waits for its turn goes first.
+            async with self._proving:
+                self._require_sending()
+        try:
+            await self._connection.frames.send(frame_type, body)
+        finally:
+            self._sent.unpark_all()
+
     async def _next(self) -> bytes:
         """The next bytes; empty at the end."""
         if self._cut is not None:
             raise self._cut
         frame = await self._connection.frames.receive()
+        while frame is not None and frame.type == FrameType.PROVE and self._connection.on_prove is not None:
+            self._connection.on_prove(frame.body)
+            frame = await self._connection.frames.receive()
         if frame is None:
             raise trio.BrokenResourceError("the peer left in the middle of a stream")
         if frame.type == FrameType.DATA and frame.body:

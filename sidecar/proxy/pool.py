@@ -33,7 +33,8 @@ class Pooled:
     made: Boot
     made_of: object
     """Our certificate when it was made: after a renewal it is retired."""
-    proven: set[str] = field(default_factory=set)
+    proven: dict[str, str] = field(default_factory=dict)
+    """By session: the serial of the certificate that was proven."""
     ordinal: int = 0
     carried: int = 0
     """Payload bytes, both ways."""

@@ -9,6 +9,7 @@ speaks for its own sessions alone.
 """
 
 import hashlib
+from typing import Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -27,28 +28,38 @@ EXPORTER_LABEL = b"EXPORTER-lockgate-prove-v1"
 PREFIX = b"lockgate/prove/v1\0"
 
 
-def prove(key: Key, chain: tuple[bytes, ...], exporter: bytes) -> Prove:
-    """The PROVE of a session (its key and chain, leaf first, DER) on the connection that ``exporter`` is of."""
-    body = codec.encode(ProveBody(chain=list(chain)))
+ProofRole = Literal["session", "node"]
+
+
+def prove(key: Key, chain: tuple[bytes, ...], exporter: bytes, role: ProofRole = "session") -> Prove:
+    """The PROVE of a key and its chain (leaf first, DER) on the connection that ``exporter`` is of."""
+    body = codec.encode(ProveBody(role=role, chain=list(chain)))
     return Prove(body=body, signature=key.sign(_message(body, exporter), ec.ECDSA(hashes.SHA256())))
 
 
-def check(proof: Prove, exporter: bytes, peer_node: str, bundle: TrustBundle, at: Wall) -> Identity:
-    """The session that ``proof`` proves; raises RemoteError naming what is wrong."""
+def check(proof: Prove, exporter: bytes, peer: Identity, bundle: TrustBundle, at: Wall) -> Identity:
+    """The session, or the renewed peer, that ``proof`` proves; raises RemoteError naming what is wrong."""
     body = codec.decode(proof.body, ProveBody, limit=STREAM_LIMITS[FrameType.PROVE], what="PROVE body")
     identity = verify(body.chain, bundle, at)
     if not isinstance(identity, Identity):
         raise RemoteError(f"PROVE: {identity}")
-    if identity.id.kind is not IdKind.AGENT:
-        raise RemoteError(f"PROVE: {identity.id} is no session")
-    # A rogue node that got hold of another node's session key must still not be able to use it.
-    if identity.id.node != peer_node:
-        raise RemoteError(f"PROVE: {identity.id} is not bound to node {peer_node}")
+    if body.role == "session":
+        _require_session(identity, peer)
+    elif (identity.id, identity.lineage) != (peer.id, peer.lineage):
+        raise RemoteError(f"PROVE: {identity.id} is not the peer's next certificate")
     try:
         identity.public_key.verify(proof.signature, _message(proof.body, exporter), ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
         raise RemoteError(f"PROVE: not signed by {identity.id} on this connection") from None
     return identity
+
+
+def _require_session(identity: Identity, peer: Identity) -> None:
+    if identity.id.kind is not IdKind.AGENT:
+        raise RemoteError(f"PROVE: {identity.id} is no session")
+    # A rogue node that got hold of another node's session key must still not be able to use it.
+    if identity.id.node != peer.id.name:
+        raise RemoteError(f"PROVE: {identity.id} is not bound to node {peer.id.name}")
 
 
 def _message(body: bytes, exporter: bytes) -> bytes:

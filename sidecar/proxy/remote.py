@@ -5,17 +5,21 @@ open, and no byte of the agent leaves, before ACCEPTED. Until then another node 
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
 
+from pki.clock import Wall
 from pki.errors import LockgateError, RemoteError
 from pki.framing import Frame
 from pki.spiffe import SpiffeId
 from sidecar import wire
 from sidecar.address import Address
 from sidecar.audit.record import Caller, Subject
+from sidecar.identity import Credential
+from sidecar.overlay import Standing
 from sidecar.policy.decide import Decision, Request
 from sidecar.proxy import proof
 from sidecar.proxy.arrival import EndedError, end_reason
@@ -40,6 +44,8 @@ class Directory(Protocol):
 
     def addresses_of(self, node: str) -> Iterable[Address]: ...
 
+    def standing(self) -> Standing: ...
+
 
 class Side(Protocol):
     """What all streams that leave this node share."""
@@ -52,6 +58,8 @@ class Side(Protocol):
 
     @property
     def pool(self) -> Pool: ...
+
+    def not_after(self, session: Session) -> Wall: ...
 
 
 @dataclass(eq=False)
@@ -69,6 +77,28 @@ class RemoteArrival:
     far_fault: Reason = Reason.PEER_UNREACHABLE
     pooled: Pooled | None = None
     live: Live | None = None
+    far: FramedStream | None = None
+
+    def current(self) -> Request:
+        here = replace(self.request, not_after=self.side.not_after(self.session))
+        return here if self.pooled is None else self._with_peer(self.pooled, here)
+
+    async def show(self, renewed: Credential | Session) -> None:
+        """By a PROVE in the middle of the stream. A peer that is gone needs no proof."""
+        if self.far is None or self.pooled is None:
+            return
+        connection = self.pooled.connection
+        exporter = connection.exporter(proof.EXPORTER_LABEL)
+        if isinstance(renewed, Credential):
+            prove = proof.prove(renewed.key, renewed.chain, exporter, "node")
+        elif renewed.id == self.session.id:
+            self.session = renewed
+            self.pooled.proven[renewed.id.session] = renewed.identity.serial
+            prove = proof.prove(renewed.key, renewed.identity.chain, exporter)
+        else:
+            return
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.far.prove(prove)
 
     async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:
         self.live = live
@@ -78,7 +108,6 @@ class RemoteArrival:
         for node in self.nodes:
             try:
                 self.pooled = await self._open_on(node, live)
-                return FramedStream(self.pooled.connection)
             except LockgateError as error:
                 problem = EndedError(Reason.PEER_UNREACHABLE, hint=f"node {node}: {error}")
             except EndedError as ended:
@@ -86,6 +115,10 @@ class RemoteArrival:
                 if ended.reason not in (Reason.TARGET_UNREACHABLE, Reason.DRAINING, Reason.LIMIT):
                     raise
                 problem = ended
+            else:
+                self.far = FramedStream(self.pooled.connection)
+                self.pooled.connection.on_prove = self._peer_renewed
+                return self.far
         raise problem
 
     async def opened(self) -> None:
@@ -98,6 +131,7 @@ class RemoteArrival:
         self, far: trio.abc.HalfCloseableStream | None, reason: Reason | None, *, clean: bool
     ) -> None:
         if isinstance(far, FramedStream) and self.pooled is not None and self.live is not None:
+            self.pooled.connection.on_prove = None
             if far.whole:
                 self.pooled.carried += self.live.bytes_in + self.live.bytes_out
                 await self.side.pool.release(self.pooled)
@@ -143,14 +177,14 @@ class RemoteArrival:
         connection = pooled.connection
         live.peer = connection.peer.name
         carrier = self.side.carrier
-        carrier.table.rebind(live, self._with_peer(pooled))
+        carrier.table.rebind(live, self._with_peer(pooled, self.request))
         carrier.judge(live)  # Now that the peer is known: it is not even asked when it is locked or revoked.
         frames = []
         name = self.session.id.session
-        if name not in pooled.proven:
+        if pooled.proven.get(name) != self.session.identity.serial:
             exporter = connection.exporter(proof.EXPORTER_LABEL)
             frames.append(wire.encode(proof.prove(self.session.key, self.session.identity.chain, exporter)))
-            pooled.proven.add(name)
+            pooled.proven[name] = self.session.identity.serial
         opening = wire.Open(
             ordinal=pooled.ordinal,
             stream=self.subject.stream,
@@ -165,13 +199,26 @@ class RemoteArrival:
             raise trio.BrokenResourceError("the peer left")
         return _read_answer(frame, opening.ordinal)
 
-    def _with_peer(self, pooled: Pooled) -> Request:
+    def _peer_renewed(self, body: bytes) -> None:
+        """The tool's node proves its next certificate in the middle of a stream."""
+        if self.pooled is None:
+            return
+        connection, standing = self.pooled.connection, self.side.node.standing()
+        prove = wire.decode_as(wire.Prove, body, FrameType.PROVE)
+        exporter = connection.exporter(proof.EXPORTER_LABEL)
+        identity = proof.check(prove, exporter, connection.identity, standing.bundle, standing.now)
+        if identity.id != connection.peer:
+            raise RemoteError("PROVE: sessions are proven by the node that opens streams")
+        connection.identity = identity
+        self.side.carrier.refresh()
+
+    def _with_peer(self, pooled: Pooled, request: Request) -> Request:
         identity = pooled.connection.identity
         return replace(
-            self.request,
+            request,
             tool_node=identity.id.name,
-            serials=(*self.request.serials, identity.lineage),
-            not_after=min(self.request.not_after, identity.not_after),
+            serials=(*request.serials, identity.lineage),
+            not_after=min(request.not_after, identity.not_after),
         )
 
 

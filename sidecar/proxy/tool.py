@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import trio
@@ -11,11 +11,13 @@ import trio
 from pki.clock import Wall
 from pki.errors import RemoteError
 from pki.framing import Frame
+from pki.spki import spki
 from pki.verify import Identity
 from sidecar import wire
 from sidecar.audit import record
 from sidecar.audit.record import Caller, Role, Ruling, Subject
 from sidecar.defaults import CONNECTION_PROOFS
+from sidecar.identity import Credential
 from sidecar.overlay import Connection, Standing
 from sidecar.policy.decide import Decision, Request
 from sidecar.proxy import proof
@@ -25,6 +27,7 @@ from sidecar.proxy.framed import FramedStream
 from sidecar.proxy.pool import MAX_IDLE
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
+from sidecar.session.sessions import Session
 from sidecar.wire import FrameType
 
 IDLE_SECONDS = 3_900.0
@@ -43,9 +46,12 @@ class OpenArrival:
 
     connection: Connection
     ordinal: int
+    identity: Identity
+    """The session's, newest proof."""
     request: Request
     subject: Subject
     carrier: Carrier
+    node: "Node"
     caller: Caller | None = None
     near_fault: Reason | None = Reason.PEER_UNREACHABLE
     far_fault: Reason = Reason.TARGET_UNREACHABLE
@@ -55,12 +61,26 @@ class OpenArrival:
     def __post_init__(self) -> None:
         self.near = FramedStream(self.connection)
 
+    def current(self) -> Request:
+        ends = (self.identity.not_after, self.connection.identity.not_after, self.node.own_not_after)
+        return replace(self.request, not_after=min(ends))
+
+    async def show(self, renewed: Credential | Session) -> None:
+        """To the node that opened the stream. Sessions are proven by that node, not to it."""
+        if isinstance(renewed, Credential):
+            exporter = self.connection.exporter(proof.EXPORTER_LABEL)
+            with _PEER_IS_GONE:
+                await self.near.prove(proof.prove(renewed.key, renewed.chain, exporter, "node"))
+
     async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:  # noqa: ARG002 - the seam's
         policy = self.carrier.situation.sight().snapshot.policy
         return await dial_target(policy.services.get(self.request.service) if policy else None)
 
     async def opened(self) -> None:
         await self.connection.frames.send(*wire.encode(wire.Accepted(ordinal=self.ordinal)))
+        credential = self.node.standing().credential
+        if spki(credential.key.public_key()) != self.connection.own_spki:
+            await self.show(credential)  # Renewed since the handshake: the opener knows the old certificate only.
 
     async def refuse(self, decision: Decision) -> None:
         """REFUSED, after which the connection may carry the next stream. Unsaid, it is closed by :meth:`finish`."""
@@ -100,6 +120,15 @@ class Node(Protocol):
 
     def lineage(self) -> str:
         """The lineage serial of this node's certificate."""
+
+
+@dataclass(eq=False, slots=True)
+class _Proven:
+    """What a connection's peer has proven on it."""
+
+    connection: Connection
+    sessions: dict[str, Identity] = field(default_factory=dict)
+    count: int = 0
 
 
 class ToolSide:
@@ -144,15 +173,11 @@ class ToolSide:
             raise RemoteError("more connections than streams could need")
 
     async def _serve_all(self, connection: Connection) -> None:
-        proven: dict[str, Identity] = {}
-        ordinal = proofs = 0
+        proven = _Proven(connection)
+        ordinal = 0
         while (frame := await _next_frame(connection)) is not None:
             if frame.type == FrameType.PROVE:
-                proofs += 1
-                if proofs > CONNECTION_PROOFS:  # Each costs a signature and two chains.
-                    raise RemoteError(f"more than {CONNECTION_PROOFS} PROVEs on one connection")
-                identity = self._check_proof(connection, frame.body)
-                proven[identity.id.session] = identity
+                self._take_proof(proven, frame.body)
             elif frame.type == FrameType.OPEN:
                 opening = wire.decode_as(wire.Open, frame.body, FrameType.OPEN)
                 if opening.ordinal != ordinal:
@@ -161,17 +186,28 @@ class ToolSide:
                     # Two streams under one id would have one record of their end between them.
                     raise RemoteError(f"OPEN of stream {opening.stream}, which is live")
                 ordinal += 1
-                if not await self._serve_open(connection, opening, proven.get(opening.session)):
+                if not await self._serve_open(proven, opening):
                     return
             else:
                 raise RemoteError(f"frame type {frame.type} does not belong between streams")
+
+    def _take_proof(self, proven: _Proven, body: bytes) -> None:
+        """A session, or the peer's own next certificate."""
+        proven.count += 1
+        if proven.count > CONNECTION_PROOFS:  # Each costs a signature and two chains.
+            raise RemoteError(f"more than {CONNECTION_PROOFS} PROVEs on one connection")
+        identity = self._check_proof(proven.connection, body)
+        if identity.id == proven.connection.peer:
+            proven.connection.identity = identity
+        else:
+            proven.sessions[identity.id.session] = identity
 
     def _check_proof(self, connection: Connection, body: bytes) -> Identity:
         standing = self._node.standing()
         try:
             prove = wire.decode_as(wire.Prove, body, FrameType.PROVE)
             exporter = connection.exporter(proof.EXPORTER_LABEL)
-            return proof.check(prove, exporter, connection.peer.name, standing.bundle, standing.now)
+            return proof.check(prove, exporter, connection.identity, standing.bundle, standing.now)
         except RemoteError as error:
             self._record_bad_proof(connection, str(error), standing.now)
             raise
@@ -183,9 +219,10 @@ class ToolSide:
         self._on_refusal(Reason.BAD_PROOF, why)
 
     async def _serve_open(
-        self, connection: Connection, opening: wire.Open, identity: Identity | None
+        self, proven: _Proven, opening: wire.Open
     ) -> bool:
         """One stream; whether the connection may carry the next."""
+        connection, identity = proven.connection, proven.sessions.get(opening.session)
         if identity is None:
             self._record_bad_proof(
                 connection, f"OPEN for session {opening.session} without a PROVE", self._node.standing().now
@@ -194,11 +231,23 @@ class ToolSide:
         arrival = OpenArrival(
             connection=connection,
             ordinal=opening.ordinal,
+            identity=identity,
             request=self._request(connection, opening, identity),
             subject=self._subject(connection, opening, identity),
             carrier=self._carrier,
+            node=self._node,
         )
-        await self._carrier.carry(arrival)
+
+        def proved_again(body: bytes) -> None:
+            self._take_proof(proven, body)
+            arrival.identity = proven.sessions[opening.session]
+            self._carrier.refresh()
+
+        connection.on_prove = proved_again
+        try:
+            await self._carrier.carry(arrival)
+        finally:
+            connection.on_prove = None
         return arrival.refused or arrival.near.whole
 
     def _request(self, connection: Connection, opening: wire.Open, identity: Identity) -> Request:
