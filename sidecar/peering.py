@@ -4,7 +4,6 @@ Nodes and the CA do this alike; they differ in what they do with a stream connec
 """
 
 import secrets
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from pki.errors import LocalError, LockgateError
+from pki.errors import LocalError, LockgateError, RefusedError
 from pki.spiffe import IdKind, SpiffeId
 from pki.statement import Wire
+from pki.tls.threshold import Threshold
 from pki.verify import Identity
 from sidecar.address import Address
 from sidecar.gossip.links import Contact, Links
@@ -53,9 +53,8 @@ class Peering:
         self._own = own
         self._overlay = overlay
         self._member = member
-        self._caps = caps
         self._on_stream = on_stream
-        self._handshakes: Counter[str] = Counter()
+        self._threshold = Threshold(caps.handshakes, caps.handshakes_per_address)
 
     async def run(
         self,
@@ -99,20 +98,18 @@ class Peering:
     async def _shake_hands(self, transport: trio.abc.Stream) -> Connection | None:
         """The verified peer, or None with the transport closed and the refusal counted."""
         address = _host(transport)
-        if not self._enter(address):
-            self.refusals.note("limit", "too many handshakes under way", address=address)
-            await trio.aclose_forcefully(transport)
-            return None
         if isinstance(transport, trio.SocketStream):
             tune(transport)
         try:
-            return await self._overlay.accept(transport)
+            async with self._threshold.crossing(address):
+                return await self._overlay.accept(transport)
+        except RefusedError as error:
+            self.refusals.note("limit", str(error), address=address)
+            await trio.aclose_forcefully(transport)
         except LockgateError as error:
             self.refusals.note("handshake", str(error), address=address)
         except Exception:
             log.exception("handshake failed", address=address)
-        finally:
-            self._handshakes -= Counter({address: 1})
         return None
 
     async def _serve(self, connection: Connection) -> None:
@@ -122,14 +119,6 @@ class Peering:
             await self._on_stream(connection)
         else:
             self.refusals.note("protocol", "no streams are served here", peer=str(connection.peer))
-
-    def _enter(self, address: str) -> bool:
-        if self._handshakes.total() >= self._caps.handshakes:
-            return False
-        if self._handshakes[address] >= self._caps.handshakes_per_address:
-            return False
-        self._handshakes[address] += 1
-        return True
 
     def _fault(self, peer: str, why: str) -> None:
         self.refusals.note("protocol", why, peer=peer)

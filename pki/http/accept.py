@@ -1,7 +1,7 @@
 """Accepting TLS connections for an HTTP API: who is at the other end, before a byte of HTTP is read.
 
 Every connection has its own boundary and costs a bounded time before it has proven anything: the handshake, the
-wait for its turn included, has one deadline. A client without a certificate is let through as nobody
+wait for its turn included, has one deadline, and gives way to others where too many are under way. A client without a certificate is let through as nobody
 (``scope["lockgate.peer"]`` is None), one whose certificate :func:`pki.verify.verify` rejects is not let through.
 """
 
@@ -17,13 +17,15 @@ from starlette.types import ASGIApp
 
 from pki.bundle import TrustBundle
 from pki.clock import Clock
-from pki.errors import RemoteError
+from pki.errors import RefusedError, RemoteError
 from pki.http.server import Limits, serve_connection
 from pki.tls.stream import TlsStream
+from pki.tls.threshold import Threshold
 from pki.verify import Identity, Rejected, verify
 
 HANDSHAKE_SECONDS = 5.0
 HANDSHAKES = 64
+HANDSHAKES_PER_ADDRESS = 32
 CONNECTIONS = 1024
 CONNECTIONS_PER_ADDRESS = 128
 REPORT_SECONDS = 10.0
@@ -74,7 +76,7 @@ class _Door:
     context: Callable[[], SSL.Context]
     bundle_of: Callable[[], TrustBundle]
     clock: Clock
-    _handshakes: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(HANDSHAKES))
+    _threshold: Threshold = field(default_factory=lambda: Threshold(HANDSHAKES, HANDSHAKES_PER_ADDRESS))
     _connections: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(CONNECTIONS))
     _by_address: Counter[str] = field(default_factory=Counter)
     _turned_away: _Tally = field(default_factory=_Tally)
@@ -99,32 +101,37 @@ class _Door:
 
     async def _attend(self, transport: trio.abc.Stream) -> None:
         """One connection, first to last. Nothing but cancellation leaves here."""
-        address = _address(transport)
-        self._by_address[address] += 1
         try:
-            if self._by_address[address] > CONNECTIONS_PER_ADDRESS:
-                self._turned_away.add("too many connections from one address")
-                return
-            admitted = await self._admit(transport)
-            if admitted is not None:
-                stream, peer = admitted
-                limits = STRANGER if peer is None else MEMBER
-                await serve_connection(stream, self.app, extra={"lockgate.peer": peer, "lockgate.exporter": stream.exporter}, limits=limits)
+            await self._receive(transport, _address(transport))
         except Exception:  # the boundary of this connection
             log.exception("connection failed")
         finally:
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
             self._connections.release()
             await trio.aclose_forcefully(transport)
 
-    async def _admit(self, transport: trio.abc.Stream) -> tuple[TlsStream, Identity | None] | None:
+    async def _receive(self, transport: trio.abc.Stream, address: str) -> None:
+        admitted = await self._admit(transport, address)
+        if admitted is None:
+            return
+        if self._by_address[address] >= CONNECTIONS_PER_ADDRESS:
+            self._turned_away.add("too many connections from one address")
+            return
+        self._by_address[address] += 1
+        try:
+            stream, peer = admitted
+            extra = {"lockgate.peer": peer, "lockgate.exporter": stream.exporter}
+            await serve_connection(stream, self.app, extra=extra, limits=MEMBER if peer else STRANGER)
+        finally:
+            self._by_address -= Counter({address: 1})
+
+    async def _admit(
+        self, transport: trio.abc.Stream, address: str
+    ) -> tuple[TlsStream, Identity | None] | None:
         """The connection and who is at its other end; None for one that is not let through."""
         stream = TlsStream(transport, self.context(), server_side=True)
         try:
             with trio.fail_after(HANDSHAKE_SECONDS):
-                async with self._handshakes:
+                async with self._threshold.crossing(address):
                     await stream.do_handshake()
         except trio.TooSlowError:
             self._turned_away.add("TLS handshake: not completed in time")
@@ -132,7 +139,7 @@ class _Door:
         except trio.BrokenResourceError:
             self._turned_away.add("TLS handshake: the client left")
             return None
-        except RemoteError as error:
+        except (RefusedError, RemoteError) as error:
             self._turned_away.add(str(error))
             return None
         chain = stream.peer_chain()

@@ -186,17 +186,32 @@ async def test_half_open_handshakes_end_by_their_deadline(
     assert len(logs) == 1
 
 
-async def test_one_address_has_a_share_of_the_connections(
+async def test_half_open_handshakes_keep_nobody_out(
     ca: TinyCa, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Beyond it, a connection is closed at once; when others end, there is room again."""
+    """However many one address holds, the next client waits no longer than the oldest takes to stall."""
     with capture_logs():
         async with serving(ca) as door:
-            clients = [door.listener.connect() for _ in range(accept.CONNECTIONS_PER_ADDRESS)]
+            for _ in range(500):
+                door.listener.connect()
             await trio.testing.wait_all_tasks_blocked()
             start = trio.current_time()
-            assert await door.listener.connect().receive_some() == b""
-            assert trio.current_time() == start
+            async with await door.client() as good:
+                assert (await good.request("GET", "/")).json is None
+            assert trio.current_time() - start < 1
+
+
+async def test_one_address_has_a_share_of_the_connections(
+    ca: TinyCa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond it, a connection is closed once its handshake is over; when others end, there is room again."""
+    monkeypatch.setattr(accept, "CONNECTIONS_PER_ADDRESS", 3)
+    with capture_logs():
+        async with serving(ca) as door:
+            clients = [await door.client() for _ in range(3)]
+            async with await door.client() as another:
+                with pytest.raises(UnreachableError):
+                    await another.request("GET", "/")
             for client in clients:
                 await client.aclose()
             await trio.testing.wait_all_tasks_blocked()
