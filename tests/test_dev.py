@@ -7,14 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from sidecar.control.client import call
 from tests.clients import ask, connect, how_it_ends, knock, read_all
 from tests.mesh import (
     CEILING_SECONDS,
@@ -25,16 +26,23 @@ from tests.mesh import (
     has,
     is_root,
     lockgate,
-    read_env,
     until,
 )
 
 END_SECONDS = 10.0
 NOBODY = 65534
-NOT_GRANTED = """
-[segments.retrieval]
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+ROOT = Path(__file__).parents[1]
+TRY_OUT = (
+    "import subprocess, sys, sidecar.cli.dev, OpenSSL; subprocess.run([sys.executable, '-c', ''], check=True)"
+)
+NO_AGENT = """
+[segments.own-segment]
+class = "read"
+stale-after = "5m"
+
 [services.wiki]
-segment = "retrieval"
+segment = "own-segment"
 nodes = ["tools-1"]
 target = "127.0.0.1:9"
 protocol = "tcp"
@@ -69,7 +77,7 @@ def processes_of(root: Path) -> set[int]:
 
 def _belongs(process: Path, root: str) -> bool:
     try:
-        if process.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "Z":
+        if state(int(process.name)) == "Z":
             return False
         return root in process.joinpath("cmdline").read_text() or os.readlink(
             process / "fd" / "1"
@@ -159,86 +167,27 @@ def test_two_meshes_run_at_a_time(mesh: Mesh, tmp_path: Path) -> None:
     nothing_is_left(tmp_path / "D")
 
 
-def test_a_dead_child_neither_ends_the_mesh_nor_is_started_again(tmp_path: Path) -> None:
-    """kill -9 of the CA and of the echo tool: the rest goes on, and Ctrl-C still ends all of it."""
-    with dev_mesh(tmp_path / "D") as mesh:
-        mesh.kill("ca")
-        [echo] = [pid for pid in processes_of(mesh.root) if "sidecar.dev.echo" in cmdline(pid)]
-        os.kill(echo, signal.SIGKILL)
-        until(lambda: knock(echo_port(mesh)) == "reset", "the echo tool to be gone")
-        assert wiki_answers(mesh)
-        assert mesh.process.poll() is None
-        assert mesh.cli("status", member="ca").code == 3
-    nothing_is_left(mesh.root)
-
-
-def cmdline(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-
-
 # -- how it ends and resumes
 
 
-def test_ctrl_c_ends_everything_and_an_existing_d_resumes(tmp_path: Path) -> None:
-    """One line on stdout; ends within 10 s with a stream open; resumes with its ports, CA, policy and a new session."""
+def test_ctrl_c_ends_everything_and_an_existing_d_resumes_even_after_kill_9(tmp_path: Path) -> None:
+    """The same ports, CA, policy and locks and a new session, also over stale sockets and logs without an end."""
     root = tmp_path / "D"
     with dev_mesh(root) as mesh, connect(echo_port(mesh)) as stream:
-        first, ports = dict(mesh.env), (root / "dev.json").read_text()
-        ca = (root / "ca" / "lib" / "bundle.statement", mesh.status("ca"))[1]["id"]
-        policy = mesh.status("agents-1")["policy"]
+        first, ports, about = dict(mesh.env), (root / "dev.json").read_text(), what_lasts(mesh)
         assert ask(stream, b"hello") == b"hello"
-        started = time.monotonic()
-        mesh.process.send_signal(signal.SIGINT)
-        out, _ = mesh.process.communicate(timeout=CEILING_SECONDS)
-        print(f"ended after {time.monotonic() - started:.2f} s")  # noqa: T201
-        assert time.monotonic() - started < END_SECONDS
-        assert how_it_ends(stream) == "reset"
-    assert (out, mesh.process.returncode) == ("", 130)
+        assert mesh.cli("lock", "service:echo", operator="alice").code == 0
     nothing_is_left(root)
+    assert mesh.process.returncode == 130
 
     with dev_mesh(root) as mesh:
+        assert what_lasts(mesh) == about
         assert (root / "dev.json").read_text() == ports
-        assert mesh.status("ca")["id"] == ca
-        assert mesh.status("agents-1")["policy"] == policy
         assert (mesh.env["WIKI"], mesh.env["ECHO"]) == (first["WIKI"], first["ECHO"])
         assert mesh.env["SID"] != first["SID"]
         assert wiki_answers(mesh)
-        assert mesh.cli("audit", "verify").code == 0
-
-
-def test_ctrl_c_to_the_whole_process_group_ends_everything(tmp_path: Path) -> None:
-    """What a terminal does: SIGINT to every process of the group at once."""
-    with dev_mesh(tmp_path / "D") as mesh:
-        started = time.monotonic()
-        os.killpg(mesh.process.pid, signal.SIGINT)
-        assert mesh.process.wait(CEILING_SECONDS) == 130
-        assert time.monotonic() - started < END_SECONDS
-    nothing_is_left(mesh.root)
-    assert "Traceback" not in everything_said(mesh.root)
-
-
-def test_ctrl_c_before_it_is_ready_leaves_nothing(tmp_path: Path) -> None:
-    """Interrupted while it is still making things: ends, and nothing runs on."""
-    root = tmp_path / "D"
-    process = subprocess.Popen(
-        [*LOCKGATE, "dev", "--dir", str(root), "--json"], stdout=subprocess.PIPE, text=True
-    )
-    until(lambda: (root / "ca" / "run" / "admin.sock").exists(), "the CA to be there")
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=CEILING_SECONDS)
-    assert process.returncode == 130
-    assert '"ready"' not in out
-    nothing_is_left(root)
-
-
-def test_a_mesh_killed_whole_starts_over_its_leftovers(tmp_path: Path) -> None:
-    """kill -9 of everything, dev too: stale sockets and open logs are no obstacle, and the lock in force still is."""
-    root = tmp_path / "D"
-    with dev_mesh(root) as mesh:
-        lock = mesh.cli("lock", "service:echo", "--json", operator="alice")
-        assert lock.code == 0, lock
         for pid in processes_of(root):
-            with_no_fuss(pid)
+            kill_if_there(pid)
         mesh.process.wait(CEILING_SECONDS)
         until(lambda: processes_of(root) == set(), "everything to be dead")
     assert sorted(path.parent.parent.name for path in root.rglob("admin.sock")) == [
@@ -246,39 +195,97 @@ def test_a_mesh_killed_whole_starts_over_its_leftovers(tmp_path: Path) -> None:
         "ca",
         "tools-1",
     ]
+
     with dev_mesh(root) as mesh:
+        assert what_lasts(mesh) == about
         assert wiki_answers(mesh)
-        assert [one["id"] for one in mesh.status("tools-1")["locks"]] == [lock.json["id"]]
         assert knock(echo_port(mesh)) == "reset"
-        assert mesh.cli("audit", "verify", member="tools-1").code == 0
+        assert [one["target"] for one in mesh.status("tools-1")["locks"]] == ["service:echo"]
+        assert [mesh.cli("audit", "verify", member=name).code for name in ("agents-1", "tools-1")] == [0, 0]
+    nothing_is_left(root)
 
 
-def with_no_fuss(pid: int) -> None:
-    try:
+def what_lasts(mesh: Mesh) -> tuple[object, ...]:
+    return (
+        mesh.status("ca")["id"],
+        mesh.status("agents-1")["policy"],
+        (mesh.root / "policy.toml").read_bytes(),
+    )
+
+
+def kill_if_there(pid: int) -> None:
+    with suppress(ProcessLookupError):  # It may have died with its parent.
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # It died with its parent.
+
+
+def test_an_interrupted_start_leaves_nothing_and_is_taken_up(tmp_path: Path) -> None:
+    """Ctrl-C while it is still making things: ends with 130, nothing runs on, and the next start goes on from there."""
+    root = tmp_path / "D"
+    process = subprocess.Popen(
+        [*LOCKGATE, "dev", "--dir", str(root), "--json"], stdout=subprocess.PIPE, text=True
+    )
+    until((root / "operators" / "alice" / "chain.pem").exists, "the first operator to have joined")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=CEILING_SECONDS)
+    assert (process.returncode, out) == (130, "")
+    nothing_is_left(root)
+    with dev_mesh(root) as mesh, connect(echo_port(mesh)) as stream:
+        assert ask(stream, b"hello") == b"hello"
+        with_the_terminal = ctrl_c_to_the_group(mesh)
+        assert how_it_ends(stream) == "reset"
+    print(f"Ctrl-C to the process group: {with_the_terminal:.2f} s")  # noqa: T201
+    nothing_is_left(root)
+    assert all("Traceback" not in log.read_text() for log in (root / "logs").glob("*.log"))
+    assert [mesh.records(name)[-1]["kind"] for name in ("agents-1", "tools-1")] == ["stop", "stop"]
+
+
+def ctrl_c_to_the_group(mesh: Mesh) -> float:
+    """What a terminal does: SIGINT to every process of the group at once. Nothing more may be on stdout."""
+    started = time.monotonic()
+    os.killpg(mesh.process.pid, signal.SIGINT)
+    out, _ = mesh.process.communicate(timeout=CEILING_SECONDS)
+    elapsed = time.monotonic() - started
+    assert (mesh.process.returncode, out) == (130, "")
+    assert elapsed < END_SECONDS
+    return elapsed
 
 
 # -- a policy of one's own
 
 
-def test_a_policy_of_ones_own_is_applied_as_it_stands(tmp_path: Path) -> None:
-    """--policy FILE: no sample rules beside it; without the sample's agent there is no session, and no WIKI."""
-    own = tmp_path / "own.toml"
-    own.write_text(NOT_GRANTED)
-    with dev_mesh(tmp_path / "D", "--policy", str(own)) as mesh:
-        assert (mesh.root / "policy.toml").read_text() == NOT_GRANTED
-        status = mesh.status("agents-1")
-        assert (status["bindings"], set(status["segments"])) == ([], {"retrieval"})
-        assert (mesh.env["WIKI"], mesh.env["SID"]) == ("", "")
+@pytest.fixture(scope="module")
+def own_policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh with a policy of its own, and no agent in it."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own.toml").write_text(NO_AGENT)
+    with dev_mesh(folder / "D", "--policy", str(folder / "own.toml")) as running:
+        yield running
+
+
+def test_a_policy_of_ones_own_is_applied_as_it_stands(own_policy: Mesh) -> None:
+    """--policy FILE: nothing of the sample beside it; without the sample's agent no session, and no WIKI."""
+    mesh = own_policy
+    assert (mesh.root / "policy.toml").read_text() == NO_AGENT
+    status = mesh.status("agents-1")
+    assert status["bindings"] == []
+    assert status["segments"]["own-segment"]["fresh"]
+    assert (mesh.env["WIKI"], mesh.env["SID"]) == ("", "")
+
+
+def test_a_dead_child_neither_ends_the_mesh_nor_is_started_again(own_policy: Mesh) -> None:
+    """kill -9 of the CA: the rest goes on, and nobody serves in its place."""
+    mesh = own_policy
+    mesh.kill("ca")
+    assert mesh.cli("status", member="ca").code == 3
+    assert mesh.cli("status").code == 0
+    assert mesh.process.poll() is None
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[services.wiki\n", "line 1"),
-        (NOT_GRANTED + '[[grants]]\nid = "x"\nagents = ["ghost"]\nservices = ["wiki"]\n', "ghost"),
+        ("[services.wiki\n", "own.toml:1"),
+        (NO_AGENT + '[[grants]]\nid = "x"\nagents = ["ghost"]\nservices = ["wiki"]\n', "ghost"),
     ],
     ids=["syntax", "dangling-name"],
 )
@@ -311,56 +318,70 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not (is_root() and has("setpriv")), reason="it takes root and setpriv to become somebody else"
 )
-def test_an_ordinary_user_can_run_it(tmp_path: Path) -> None:
-    """As nobody, with a home of his own: the tour goes through but for what takes root, which it skips with a word."""
-    python = readable_python(tmp_path)
-    home = tmp_path / "home"
-    home.mkdir()
-    os.chown(home, NOBODY, NOBODY)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o011)
-    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    environment = {"HOME": str(home), "PATH": os.environ["PATH"], **python}
-    command = [*become, sys.executable, "-m", "sidecar.cli", "dev", "--dir", str(home / "D"), "--tour"]
-    done = subprocess.run(
-        command,
-        env=environment,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=CEILING_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done
-    assert "skipped: it takes root" in done.stdout
-    nothing_is_left(home / "D")
+def test_an_ordinary_user_can_run_it() -> None:
+    """As nobody, in a folder of his own: the tour goes through, less what takes root, which it skips with a word."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}
+    python = python_for_everybody(environment)
+    with tempfile.TemporaryDirectory(prefix="lockgate-nobody-") as home:
+        os.chown(home, NOBODY, NOBODY)
+        root = Path(home) / "D"
+        done = subprocess.run(
+            [*AS_NOBODY, python, "-m", "sidecar.cli", "dev", "--dir", str(root), "--tour"],
+            env={**environment, "HOME": home},
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=CEILING_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done
+        assert "skipped: it takes root" in done.stdout
+        nothing_is_left(root)
+
+
+def python_for_everybody(environment: dict[str, str]) -> str:
+    """A Python that another user may run, and that finds us; skips when there is none."""
+    for python in (
+        sys.executable,
+        shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin"),
+    ):
+        command = [*AS_NOBODY, str(python), "-c", TRY_OUT]
+        if (
+            subprocess.run(command, env=environment, cwd="/", capture_output=True, check=False).returncode
+            == 0
+        ):
+            return str(python)
+    pytest.skip("neither this Python nor the system's can be run by another user")
 
 
 # -- drain
 
 
-def test_a_node_told_to_end_lets_live_streams_finish(tmp_path: Path) -> None:
-    """SIGTERM: a live stream goes on, a new one is refused as draining, and the node ends with the last stream."""
-    with dev_mesh(tmp_path / "D") as mesh, connect(echo_port(mesh)) as stream:
+def test_a_node_told_to_end_lets_live_streams_finish(mesh: Mesh) -> None:
+    """SIGTERM: live streams go on, new ones are refused there and taken elsewhere, the last one ends the node."""
+    until(lambda: mesh.status("agents-1")["streams"] == 0, "all streams to end")
+    with connect(echo_port(mesh)) as stream:
         assert ask(stream, b"before") == b"before"
-        os.kill(mesh.pid("tools-1"), signal.SIGTERM)
-        until(lambda: mesh.status("tools-1")["draining"], "the node to drain")
-        assert knock(echo_port(mesh)) == "reset"
+        with connect(echo_port(mesh)) as other:
+            assert ask(other, b"before") == b"before"
+            assert [mesh.status(name)["streams"] for name in ("tools-1", "tools-2")] == [1, 1]
+            os.kill(mesh.pid("tools-1"), signal.SIGTERM)
+            until(lambda: mesh.status("tools-1")["draining"], "the node to drain")
+            with connect(echo_port(mesh)) as late:
+                assert ask(late, b"late") == b"late"
+        [refused] = until(lambda: mesh.records("tools-1", kind="denied"), "the refusal")
+        assert refused["reason"] == "draining"
+        assert mesh.records("tools-2", kind="opened", stream=refused["stream"])
         assert ask(stream, b"during") == b"during"
-        refused = until(lambda: mesh.records("tools-1", kind="denied"), "the refusal")
-        assert {one["reason"] for one in refused} == {"draining"}
         stream.shutdown(socket.SHUT_WR)
         assert read_all(stream) == b""
-        until(lambda: "Z" in state(mesh.pid("tools-1")), "the node to end")
-        [closed] = mesh.records("tools-1", kind="closed", service="echo")
-        assert closed["bytes_in"] == len(b"beforeduring")
-        assert mesh.records("tools-1")[-1]["kind"] == "stop"
-        assert mesh.cli("audit", "verify", member="tools-1").code == 0
+    until(lambda: state(mesh.pid("tools-1")) == "Z", "the node to end")
+    [closed] = mesh.records("tools-1", kind="closed", service="echo", bytes_in=len(b"beforeduring"))
+    assert closed["bytes_out"] == closed["bytes_in"]
+    assert mesh.records("tools-1")[-1]["kind"] == "stop"
+    mesh.start("tools-1")
 
 
 def state(pid: int) -> str:
+    """As /proc has it: Z is a process that ended, and that `lockgate dev` reaps at its own end."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def everything_said(root: Path) -> str:
-    return "".join(path.read_text() for path in (root / "logs").glob("*.log"))

@@ -31,6 +31,8 @@ class Mesh:
 
     layout: Layout
     say: Callable[[str], None]
+    lifetime: str = ""
+    """Of the certificates of nodes and sessions, as ca.toml spells it; empty for the usual ones."""
     children: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     session: str = ""
     began: int = field(default_factory=lambda: time.time_ns() // 1_000)
@@ -45,7 +47,6 @@ class Mesh:
         self._join_operators()
         for name in self.layout.nodes:
             self._join_node(name)
-        for name in self.layout.nodes:
             self.spawn(name, lockgate("--dir", str(self.layout.member(name)), "run"))
         for name in self.layout.nodes:
             self._await_answer(name)
@@ -128,7 +129,8 @@ class Mesh:
                 *("--dir", str(folder), "ca", "init", "--trust-domain", TRUST_DOMAIN, "--no-passphrase"),
                 *("--listen", listen, "--control-listen", control),
             )
-        self._declare_dev(folder / "etc" / "ca.toml")
+        lifetimes = f'\n[lifetimes]\nnode = "{self.lifetime}"\nsession = "{self.lifetime}"\n' if self.lifetime else ""
+        self._declare_dev(folder / "etc" / "ca.toml", lifetimes)
         self.spawn("ca", lockgate("--dir", str(folder), "ca", "serve"))
         self._await_answer("ca")
 
@@ -148,11 +150,11 @@ class Mesh:
             self.say(f"node {name} joined")
         self._declare_dev(folder / "etc" / "node.toml")
 
-    def _declare_dev(self, config: Path) -> None:
+    def _declare_dev(self, config: Path, more: str = "") -> None:
         """Also where an earlier start was broken off just before."""
         if "\ndev = true\n" not in config.read_text():
             with config.open("a") as file:
-                file.write(f'\ndev = true\noperator = "{self.layout.operator("alice")}"\n')
+                file.write(f'\ndev = true\noperator = "{self.layout.operator("alice")}"\n{more}')
 
     def _join(self, member: str, options: list[str], join: tuple[str, ...]) -> None:
         ca = str(self.layout.member("ca"))
