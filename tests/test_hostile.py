@@ -4,16 +4,18 @@ The tables stand in tests/hostile, an attack a line. Each says what its maker se
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from tests.hostile import gossiping, greeting, knocking, proving, streaming
-from tests.hostile.rogue import REVOKED, ROGUE, VICTIM, Case, Rogue, soon
-from tests.mesh import Mesh, dev_mesh, lockgate, until
+from tests.hostile import gossiping, greeting, knocking, lingering, proving, streaming
+from tests.hostile.rogue import GONE, HANDSHAKE, REVOKED, ROGUE, VICTIM, Case, Rogue, soon
+from tests.mesh import Mesh, curl, dev_mesh, has, lockgate, until
 
 CASES = [*knocking.CASES, *greeting.CASES, *proving.CASES, *streaming.CASES, *gossiping.CASES]
 
@@ -23,6 +25,8 @@ class Siege:
     """The mesh under attack, and how the victim was before."""
 
     rogue: Rogue
+    port: int
+    """Where the roster says that the rogue listens."""
     status: dict[str, Any]
     pid: int
     descriptors: int
@@ -37,13 +41,14 @@ class Siege:
 def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
     """A dev mesh with two more nodes in its roster, one of them revoked, that have no daemon."""
     with dev_mesh(tmp_path_factory.mktemp("hostile") / "mesh") as mesh:
+        port = _free_port()
         for name in (ROGUE, REVOKED):
-            _join(mesh, name)
+            _join(mesh, name, port)
         assert mesh.cli("revoke", f"node:{REVOKED}", "--wait", "0s", operator="alice").code in (0, 3)
         until(lambda: mesh.status(VICTIM)["revocations"], "the revocation to arrive")
         rogue = Rogue.of(mesh)
         pid = mesh.pid(VICTIM)
-        yield Siege(rogue, rogue.status(), pid, _descriptors(pid), _log_lines(mesh))
+        yield Siege(rogue, port, rogue.status(), pid, _descriptors(pid), _log_lines(mesh))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -56,9 +61,58 @@ def test_each_attack_is_refused_and_counted(siege: Siege, case: Case) -> None:
         soon(lambda: _count(rogue, case.counted) > before, f"{case.counted} to be counted")
 
 
-def _join(mesh: Mesh, name: str) -> None:
+def test_who_begins_and_does_not_go_on_is_hung_up_on(siege: Siege) -> None:
+    """A handshake, HELLO included, has one deadline, however its bytes come."""
+    before = _count(siege.rogue, HANDSHAKE)
+    words = trio.run(lingering.all_at_once, siege.rogue)
+    assert words == dict.fromkeys(words, GONE)
+    soon(lambda: _count(siege.rogue, HANDSHAKE) >= before + len(words), "all of them to be counted")
+
+
+def test_500_half_open_connections_keep_no_good_client_out(siege: Siege) -> None:
+    """They and the good client come from one address: it waits for one of them to stall, and no longer."""
+
+    async def flood() -> float:
+        async with lingering.half_open(siege.rogue, 500):
+            started = trio.current_time()
+            async with streaming.opened(siege.rogue):
+                return trio.current_time() - started
+
+    assert trio.run(flood) < 3
+    assert _count(siege.rogue, "limit") > 0
+
+
+def test_who_answers_a_dial_wrongly_is_dialled_again(siege: Siege) -> None:
+    """A peer that is dialled may be anything: it costs the dialler that one try."""
+    assert len(trio.run(lingering.serve_them, siege.rogue, siege.port)) == len(lingering.SERVERS)
+
+
+def test_after_all_that_the_node_is_as_it_was(siege: Siege) -> None:
+    """The same process, no descriptor more, a short log, a whole audit log; and it serves its good clients."""
+    mesh = siege.mesh
+    assert mesh.pid(VICTIM) == siege.pid
+    assert _is_running(siege.pid)
+    soon(lambda: _descriptors(siege.pid) <= siege.descriptors + SLACK, "the descriptors to be closed")
+    assert _log_lines(mesh) - siege.log_lines < 50
+    assert "Traceback" not in _log(mesh)
+    status = siege.rogue.status()
+    assert status["ready"], status
+    assert (status["locks"], status["streams"]) == ([], 0)
+    assert status["policy"] == siege.status["policy"]
+    assert lockgate("audit", "verify", str(mesh.member(VICTIM) / "lib" / "audit")).code == 0
+    assert has("curl"), "curl is in .ci/system-packages"
+    assert curl(f"{mesh.env['WIKI']}/api/pages").returncode == 0
+
+
+SLACK = 4
+"""Descriptors that a busy node may hold more than an idle one: pooled connections of the good peer."""
+
+
+def _join(mesh: Mesh, name: str, port: int) -> None:
     token = mesh.cli("token", "create", f"node:{name}", member="ca").out
-    done = lockgate("--dir", str(mesh.member(name)), "join", "-", "--listen", "127.0.0.1:1", given=token)
+    done = lockgate(
+        "--dir", str(mesh.member(name)), "join", "-", "--listen", f"127.0.0.1:{port}", given=token
+    )
     assert done.code == 0, done.err
 
 
@@ -75,4 +129,18 @@ def _descriptors(pid: int) -> int:
 
 
 def _log_lines(mesh: Mesh) -> int:
-    return len((mesh.root / "logs" / f"{VICTIM}.log").read_bytes().splitlines())
+    return len(_log(mesh).splitlines())
+
+
+def _log(mesh: Mesh) -> str:
+    return (mesh.root / "logs" / f"{VICTIM}.log").read_text()
+
+
+def _is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -20,6 +20,7 @@ from tests.hostile.rogue import (
     GONE,
     NOTHING,
     PROTOCOL,
+    ROGUE,
     Case,
     Rogue,
     a_name,
@@ -72,6 +73,10 @@ def _changed(**changes: object) -> Making:
     )
 
 
+def _body(chain: list[bytes], role: str = "session") -> bytes:
+    return codec.encode({"role": role, "chain": chain})
+
+
 def flipped(rogue: Rogue, connection: Connection) -> bytes:
     prove = rogue.proof(connection)
     last = bytes([prove.signature[-1] ^ 1])
@@ -81,13 +86,18 @@ def flipped(rogue: Rogue, connection: Connection) -> bytes:
 def body_changed(rogue: Rogue, connection: Connection) -> bytes:
     """The same certificates in another encoding: the signature is over the bytes, not over what they say."""
     prove = rogue.proof(connection)
-    longer = prove.body[:1] + b"\xd9\x05" + prove.body[2:]  # a str8 header instead of a fixstr
+    longer = prove.body[:1] + b"\xd9\x04" + prove.body[2:]  # "role" with a str8 header instead of a fixstr
     return codec.encode(wire.Prove(body=longer, signature=prove.signature))
 
 
 def proves_as(session_of: Callable[[Rogue], Credential]) -> Making:
     """A PROVE that holds together, of a session that is not what it should be."""
     return lambda rogue, connection: codec.encode(rogue.proof(connection, session_of(rogue)))
+
+
+def renews(credential_of: Callable[[Rogue], Credential]) -> Making:
+    """A PROVE of the peer's own next certificate, which is not that."""
+    return lambda rogue, connection: codec.encode(rogue.proof(connection, credential_of(rogue), "node"))
 
 
 def shows(chain_of: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]) -> Making:
@@ -191,11 +201,11 @@ CASES = [
     Case("prove-oversized", proves(lambda *_: bytes(32 * 1024 + 1)), PROTOCOL),
     Case("prove-unknown-key", proves(_changed(narrowing=b"")), BAD_PROOF),
     Case("prove-body-is-no-messagepack", proves(_changed(body=b"\xc1")), BAD_PROOF),
-    Case("prove-without-chain", proves(_changed(body=codec.encode({"chain": []}))), BAD_PROOF),
-    Case("prove-300-certificates", proves(_changed(body=codec.encode({"chain": [b"x"] * 300}))), BAD_PROOF),
+    Case("prove-without-chain", proves(_changed(body=_body([]))), BAD_PROOF),
+    Case("prove-300-certificates", proves(_changed(body=_body([b"x"] * 300))), BAD_PROOF),
     Case(
         "prove-certificate-is-garbage",
-        proves(_changed(body=codec.encode({"chain": [b"\x30\x80" * 99]}))),
+        proves(_changed(body=_body([b"\x30\x80" * 99]))),
         BAD_PROOF,
     ),
     Case("prove-no-signature", proves(_changed(signature=b"")), BAD_PROOF),
@@ -220,6 +230,10 @@ CASES = [
     Case("prove-issuer-missing", proves(shows(lambda chain: chain[:1])), BAD_PROOF),
     Case("prove-too-many-certificates", proves(shows(lambda chain: chain * 2)), BAD_PROOF),
     Case("prove-chain-upside-down", proves(shows(lambda chain: chain[::-1])), BAD_PROOF),
+    Case("prove-unknown-role", proves(_changed(body=_body([], "root"))), BAD_PROOF),
+    Case("prove-session-as-the-nodes-next", proves(renews(lambda rogue: rogue.session)), BAD_PROOF),
+    Case("prove-another-node-as-the-next", proves(renews(lambda rogue: rogue.members[ROGUE])), BAD_PROOF),
+    Case("prove-another-lineage-as-the-next", proves(renews(lambda r: r.mint(r.node_id(AGENTS)))), BAD_PROOF),
     Case("prove-101-times", proves(good, times=101), PROTOCOL),
     Case("open-without-prove", opens(lambda rogue: rogue.opening(), prove=False), BAD_PROOF),
     Case("open-for-a-session-not-proven", asks(session=a_name()), BAD_PROOF),

@@ -4,11 +4,12 @@ Everything goes over real sockets to the overlay port of a running node (the vic
 under test, read from its folders: a rogue node is made by speaking for a real one.
 """
 
+import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import trio
 from cryptography import x509
@@ -16,9 +17,11 @@ from OpenSSL import SSL
 
 from pki import codec, svid
 from pki.authority.keystore import Authority, open_online
+from pki.bundle import TrustBundle
 from pki.clock import HOUR, SystemClock, Wall
 from pki.errors import LockgateError
 from pki.framing import Frame
+from pki.http.client import connect_ca
 from pki.ids import new_id
 from pki.spiffe import SpiffeId
 from pki.spki import Key
@@ -35,7 +38,6 @@ from sidecar.net import dial_tcp
 from sidecar.operator import OperatorCredential
 from sidecar.overlay import Connection, Overlay, Role, Standing
 from sidecar.proxy import proof
-from sidecar.session.enrol import enrol_session
 from sidecar.wire import FrameType
 from tests.authority import new_key, new_serial
 from tests.mesh import Mesh
@@ -91,21 +93,14 @@ class Rogue:
         members = {
             name: Credential.load(mesh.member(name) / "lib" / "identity") for name in (AGENTS, ROGUE, REVOKED)
         }
-        identity, key = trio.run(
-            enrol_session,
-            "researcher",
-            members[AGENTS],
-            authority.bundle,
-            configs[AGENTS].ca,
-            SystemClock(),
-        )
+        session = trio.run(_enrolled, str(configs[AGENTS].ca), members[AGENTS], authority.bundle)
         return cls(
             mesh=mesh,
             authority=authority,
             victim=configs[VICTIM].listen[0],
             members=members,
             alice=OperatorCredential.load(mesh.root / "operators" / "alice"),
-            session=Credential(identity.id, identity.chain[:2], key),
+            session=session,
         )
 
     # -- what the victim says of itself
@@ -196,10 +191,15 @@ class Rogue:
 
     # -- proofs, opens and statements
 
-    def proof(self, connection: Connection, session: Credential | None = None) -> wire.Prove:
-        """A good PROVE."""
-        session = session or self.session
-        return proof.prove(session.key, session.chain, connection.exporter(proof.EXPORTER_LABEL))
+    def proof(
+        self,
+        connection: Connection,
+        who: Credential | None = None,
+        role: Literal["session", "node"] = "session",
+    ) -> wire.Prove:
+        """A PROVE that holds together, of the rogue's session or of ``who``."""
+        who = who or self.session
+        return proof.prove(who.key, who.chain, connection.exporter(proof.EXPORTER_LABEL), role)
 
     def opening(self, ordinal: int = 0, **changes: Any) -> bytes:
         """The body of an OPEN of the echo tool, with other or further fields."""
@@ -228,6 +228,16 @@ class Rogue:
 
 
 ANYTHING = dict.fromkeys(range(256), 2**24)
+
+
+async def _enrolled(ca: str, node: Credential, bundle: TrustBundle) -> Credential:
+    """A session of the agent, asked of the CA as its node does."""
+    key, name = new_key(), a_name()
+    body = {"csr": base64.b64encode(svid.request(key)).decode(), "agent": "researcher", "session": name}
+    async with await connect_ca(ca, bundle, node.chain, node.key, SystemClock()) as client:
+        answer = await client.request("POST", "/v1/sessions", json=body)
+    chain = tuple(map(base64.b64decode, answer.json["chain"]))
+    return Credential(SpiffeId.for_agent(bundle.trust_domain, "researcher", AGENTS, name), chain, key)
 
 
 def a_name() -> str:
