@@ -34,7 +34,9 @@ def call(path: Path, method: str, target: str, body: object = None) -> dict[str,
         headers = {} if payload is None else {"content-type": "application/json"}
         connection.request(method, target, payload, headers)
         response = connection.getresponse()
-        data = response.read(MAX_ANSWER_BYTES + 1)
+        data = response.read(MAX_ANSWER_BYTES)
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
     except PermissionError:
         raise LocalError(
             f"{path}: you may not use this socket; become root, or a member of its group"

@@ -51,7 +51,7 @@ def listen_unix(path: Path, mode: int) -> trio.SocketListener:
 
 
 async def serve_unix(listener: trio.SocketListener, app: ASGIApp) -> None:
-    """Serve ``app`` until cancelled."""
+    """Serve ``app`` until cancelled, then close ``listener``."""
 
     async def handle(stream: trio.abc.Stream) -> None:
         if not isinstance(stream, trio.SocketStream):
@@ -63,9 +63,10 @@ async def serve_unix(listener: trio.SocketListener, app: ASGIApp) -> None:
             return
         await serve_connection(stream, app, extra=extra)
 
-    await accept_forever(
-        listener, handle, lambda: log.warning("no descriptors left, a control socket pauses")
-    )
+    async with listener:
+        await accept_forever(
+            listener, handle, lambda: log.warning("no descriptors left, a control socket pauses")
+        )
 
 
 def caller_of(request: Request) -> PeerCred:

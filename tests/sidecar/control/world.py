@@ -1,17 +1,47 @@
 """Control sockets without sockets: a request to an app over a stream in memory, as whatever user the test likes."""
 
 import json
+import secrets
+from pathlib import Path
 from typing import Any
 
 import trio
 import trio.testing
 from starlette.types import ASGIApp
 
+from pki.errors import UnreachableError
 from pki.http.server import serve_connection
+from pki.ids import new_id
+from pki.verify import Identity, verify
+from sidecar.audit.volume import Site
+from sidecar.audit.writer import AuditWriter
+from sidecar.config import load_node_config
 from sidecar.control.unix import CALLER
+from sidecar.disk import RealDisk
+from sidecar.gossip.journal import Journal
+from sidecar.identity import Credential
+from sidecar.lifecycle import make_folders
+from sidecar.node import Node, Seams
+from sidecar.objects import Objects
+from sidecar.paths import Paths
 from sidecar.peercred import PeerCred
+from sidecar.proxy.attribute import SocketOwner
+from sidecar.session.sessions import Session
+from tests.authority import NOW, new_key
+from tests.clock import ManualClock
+from tests.statements import Mint
 
 ROOT = PeerCred(pid=1, uid=0, gid=0)
+TRACE = f"00-{'ab' * 16}-{'cd' * 8}-01"
+CONFIG = load_node_config(
+    b"""
+name = "agents-1"
+trust-domain = "example.org"
+ca = "127.0.0.1:7444"
+ca-control = "127.0.0.1:7446"
+""",
+    "node.toml",
+)
 
 
 async def ask(
@@ -34,3 +64,55 @@ async def ask(
 def message(answer: tuple[int, Any]) -> str:
     """What a refusal says."""
     return str(answer[1]["error"]["message"])
+
+
+class Station(Node):
+    """A real node over files of its own, whose CA is away: ``start_session`` is played by the test's CA."""
+
+    mint: Mint
+    down: bool = False
+
+    async def start_session(self, agent: str, uid: int) -> Session:
+        if self.down:
+            raise UnreachableError("CA 127.0.0.1:7444: cannot connect")
+        key = new_key()
+        name = self.mint.ca.agent(agent, self.name, new_id(secrets.token_bytes(16)))
+        identity = verify(self.mint.ca.issue(name, key), self.bundle, NOW)
+        assert isinstance(identity, Identity)
+        session = Session(identity, key, uid, NOW, TRACE)
+        self.sessions.add(session)
+        return session
+
+
+def station(folder: Path, mint: Mint) -> Station:
+    """agents-1 of the mint's mesh."""
+    paths = Paths.below(folder)
+    make_folders(paths)
+    clock = ManualClock()
+    own = mint.node("agents-1")
+    seams = Seams(
+        clock=clock,
+        kernel=NoKernel(),
+        audit=AuditWriter(Site(disk=RealDisk(), folder=paths.audit_dir, node="agents-1"), clock),
+        journal=Journal(paths.statements, create=True),
+        objects=Objects(paths.objects),
+    )
+    made = Station(CONFIG, Credential(own.id, own.chain, own.key), mint.ca.bundle, seams)
+    made.mint = mint
+    return made
+
+
+async def with_policy(node: Station, text: str) -> None:
+    """Both members in the roster, and the policy in force."""
+    digest = node.seams.objects.put(text.encode())
+    mint = node.mint
+    said = [mint.enrols("agents-1"), mint.enrols("tools-1"), mint.policy(1, digest, len(text.encode()))]
+    assert await node.member.take([one.raw for one in said], None) == []
+    assert node.member.loaded.digest == digest
+
+
+class NoKernel:
+    """Nobody connects here."""
+
+    def caller_of(self, accepted: object) -> SocketOwner | None:  # noqa: ARG002 - the seam's
+        return None
