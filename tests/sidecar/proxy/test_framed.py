@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -11,7 +12,7 @@ from pki.tls.frames import FrameStream
 from sidecar.overlay import Connection
 from sidecar.proxy.framed import LAST_WORD_SECONDS, FramedStream, ResetByPeer
 from sidecar.reasons import Reason
-from sidecar.wire import STREAM_LIMITS, FrameType, Reset, encode
+from sidecar.wire import STREAM_LIMITS, FrameType, Prove, Reset, encode
 
 Pair = tuple[FramedStream, FramedStream]
 
@@ -22,6 +23,7 @@ class FakeConnection:
 
     tls: trio.abc.Stream
     frames: FrameStream = field(init=False)
+    on_prove: Callable[[bytes], None] | None = None
 
     def __post_init__(self) -> None:
         self.frames = FrameStream(self.tls, STREAM_LIMITS)
@@ -229,3 +231,83 @@ async def test_a_reset_after_an_end_is_for_the_next_reader() -> None:
     await frames_of(near).send_many([(FrameType.END, b""), encode(Reset(reason=Reason.DRAINING))])
     assert await far.receive_some() == b""
     assert await far.receive_some() == b""
+
+
+PROOF = Prove(body=b"renewed", signature=b"")
+
+
+async def test_a_proof_may_come_in_the_middle_of_a_stream() -> None:
+    """Its bytes are no one's data; whoever reads on gets what comes behind it."""
+    near, far = await open_pair()
+    proven: list[bytes] = []
+    far._connection.on_prove = proven.append
+    await near.send_all(b"before")
+    await near.prove(PROOF)
+    await near.send_all(b"after")
+    assert [await far.receive_some(), await far.receive_some()] == [b"before", b"after"]
+    assert proven == [encode(PROOF)[1]]
+
+
+async def test_a_proof_that_nobody_expects_is_the_peers_fault() -> None:
+    """Only while a stream is carried does anyone look at one."""
+    near, far = await open_pair()
+    await near.prove(PROOF)
+    with pytest.raises(RemoteError, match="does not belong inside a stream"):
+        await far.receive_some()
+
+
+async def test_a_proof_that_is_refused_breaks_the_stream() -> None:
+    """As a frame that does not belong there would."""
+
+    def refuse(body: bytes) -> None:
+        raise RemoteError(f"PROVE: {len(body)} bytes of nothing")
+
+    near, far = await open_pair()
+    far._connection.on_prove = refuse
+    await near.prove(PROOF)
+    with pytest.raises(RemoteError, match="of nothing"):
+        await far.receive_some()
+
+
+async def test_a_proof_waits_for_the_frame_that_is_being_sent_and_goes_before_the_next() -> None:
+    """Nothing may land inside a frame, and a stream that never pauses must not starve its proof."""
+    near, far = await clogged_pair()
+    seen: list[bytes] = []
+    far._connection.on_prove = seen.append
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.send_all, bytes(2 * MAX_FRAME_BODY))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(near.prove, PROOF)
+        received = 0
+        while received < 2 * MAX_FRAME_BODY:
+            part = await far.receive_some()
+            received += len(part)
+            seen.append(b"data")
+    assert seen == [b"data", encode(PROOF)[1], b"data"]
+
+
+@pytest.mark.parametrize("how", ["ended", "closed", "reset"])
+async def test_after_the_end_nothing_is_proven(how: str) -> None:
+    """The peer does not listen any more, and a frame of ours would be in the next stream's way."""
+    near, far = await open_pair()
+    if how == "ended":
+        await near.send_eof()
+    else:
+        await (near.aclose() if how == "closed" else near.reset(""))
+    await near.prove(PROOF)
+    await near._connection.aclose()
+    frames = []
+    while (frame := await frames_of(far).receive()) is not None:
+        frames.append(frame.type)
+    assert frames == [FrameType.RESET if how == "reset" else FrameType.END]
+
+
+async def test_a_proof_that_waits_is_given_up_with_its_stream() -> None:
+    """A stream that is cut has nothing left to prove."""
+    near, _ = await clogged_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(expect_closed, near)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(near.prove, PROOF)
+        await trio.testing.wait_all_tasks_blocked()
+        await near.reset(Reason.LOCKED)

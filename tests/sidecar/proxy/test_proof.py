@@ -11,10 +11,12 @@ from pki import codec
 from pki.clock import HOUR, Wall
 from pki.errors import RemoteError
 from pki.ids import new_id
+from pki.svid import LeafPlan, leaf
+from pki.verify import Identity, verify
 from sidecar import wire
 from sidecar.proxy.proof import check, prove
 from sidecar.wire import FrameType, Prove, ProveBody
-from tests.authority import NOW, new_key, tiny_ca
+from tests.authority import NOW, new_key, new_serial, tiny_ca
 from tests.statements import Mint, Signatory
 
 MINT = Mint()
@@ -25,9 +27,20 @@ EXPORTER, OTHER_EXPORTER = bytes(32), bytes(31) + b"\1"
 PROOF = prove(SESSION.key, SESSION.chain, EXPORTER)
 
 
+def identity_of(member: Signatory) -> Identity:
+    """The peer of a connection whose handshake this member did."""
+    identity = verify(member.chain, BUNDLE, NOW)
+    assert isinstance(identity, Identity)
+    return identity
+
+
+AGENTS_1 = MINT.node("agents-1")
+PEER, OTHER_PEER = identity_of(AGENTS_1), identity_of(MINT.node("tools-1"))
+
+
 def test_a_session_is_proven_on_its_connection() -> None:
     """By its own node, with what only the two ends can know."""
-    assert check(PROOF, EXPORTER, "agents-1", BUNDLE, NOW).id == SESSION.id
+    assert check(PROOF, EXPORTER, PEER, BUNDLE, NOW).id == SESSION.id
 
 
 def test_the_signed_message_is_what_the_wire_format_says() -> None:
@@ -39,27 +52,27 @@ def test_the_signed_message_is_what_the_wire_format_says() -> None:
 def test_a_proof_is_worthless_on_another_connection() -> None:
     """Captured and replayed, it meets another exporter."""
     with pytest.raises(RemoteError, match=r"not signed by .* on this connection"):
-        check(PROOF, OTHER_EXPORTER, "agents-1", BUNDLE, NOW)
+        check(PROOF, OTHER_EXPORTER, PEER, BUNDLE, NOW)
 
 
 def test_a_node_speaks_for_its_own_sessions_alone() -> None:
     """A rogue node that got hold of another node's session key still cannot use it."""
     with pytest.raises(RemoteError, match="is not bound to node tools-1"):
-        check(PROOF, EXPORTER, "tools-1", BUNDLE, NOW)
+        check(PROOF, EXPORTER, OTHER_PEER, BUNDLE, NOW)
 
 
 def test_a_proof_by_another_key_is_refused() -> None:
     """The chain is public, and the signature must be by its leaf's key."""
     for key in (OTHER.key, new_key()):
         with pytest.raises(RemoteError, match="not signed by"):
-            check(prove(key, SESSION.chain, EXPORTER), EXPORTER, "agents-1", BUNDLE, NOW)
+            check(prove(key, SESSION.chain, EXPORTER), EXPORTER, PEER, BUNDLE, NOW)
 
 
 def test_a_signature_cannot_be_moved_to_another_body() -> None:
     """Not even to another session of the same node."""
     mixed = Prove(body=prove(OTHER.key, OTHER.chain, EXPORTER).body, signature=PROOF.signature)
     with pytest.raises(RemoteError, match="not signed by"):
-        check(mixed, EXPORTER, "agents-1", BUNDLE, NOW)
+        check(mixed, EXPORTER, PEER, BUNDLE, NOW)
 
 
 @pytest.mark.parametrize("member", [MINT.node("agents-1"), MINT.operator("alice")], ids=["node", "operator"])
@@ -67,19 +80,44 @@ def test_only_a_session_is_proven(member: Signatory) -> None:
     """A node's certificate makes no stream, and an operator's none either."""
     proof = prove(member.key, member.chain, EXPORTER)
     with pytest.raises(RemoteError, match="is no session"):
-        check(proof, EXPORTER, "agents-1", BUNDLE, NOW)
+        check(proof, EXPORTER, PEER, BUNDLE, NOW)
+
+
+def renewed(member: Signatory, lineage: str) -> Signatory:
+    """The member's next certificate, with a key of its own."""
+    key = new_key()
+    plan = LeafPlan(member.id, key.public_key(), new_serial(), NOW, HOUR, lineage)
+    return Signatory(member.id, key, (leaf(plan, MINT.ca.issuer), MINT.ca.issuer.certificate))
+
+
+def test_either_end_may_prove_its_own_renewed_certificate() -> None:
+    """A stream outlives the certificate that it began under; the exporter is still that of the handshake."""
+    after = renewed(AGENTS_1, PEER.lineage)
+    proof = prove(after.key, after.chain, EXPORTER, "node")
+    assert check(proof, EXPORTER, PEER, BUNDLE, NOW).id == PEER.id
+    with pytest.raises(RemoteError, match="not signed by"):
+        check(proof, OTHER_EXPORTER, PEER, BUNDLE, NOW)
+
+
+def test_only_the_peers_own_lineage_renews_it() -> None:
+    """Neither another node's certificate nor one of its name from elsewhere: that would be a clone."""
+    clone = MINT.node("agents-1")
+    for other in (clone, renewed(AGENTS_1, identity_of(clone).lineage), MINT.node("tools-1"), SESSION):
+        proof = prove(other.key, other.chain, EXPORTER, "node")
+        with pytest.raises(RemoteError, match="is not the peer's next certificate"):
+            check(proof, EXPORTER, PEER, BUNDLE, NOW)
 
 
 def test_a_session_that_expired_proves_nothing() -> None:
     """At the later of wall and floor, which the caller passes."""
     with pytest.raises(RemoteError, match="expired"):
-        check(PROOF, EXPORTER, "agents-1", BUNDLE, Wall(NOW + 2 * HOUR))
+        check(PROOF, EXPORTER, PEER, BUNDLE, Wall(NOW + 2 * HOUR))
 
 
 def test_a_session_of_another_mesh_proves_nothing() -> None:
     """Its CA is none of ours, whatever it calls itself."""
     with pytest.raises(RemoteError, match="PROVE: certificate refused"):
-        check(PROOF, EXPORTER, "agents-1", tiny_ca().bundle, NOW)
+        check(PROOF, EXPORTER, PEER, tiny_ca().bundle, NOW)
 
 
 @pytest.mark.parametrize(
@@ -88,17 +126,18 @@ def test_a_session_of_another_mesh_proves_nothing() -> None:
         b"",
         PROOF.body[:-1],
         PROOF.body + b"\0",
-        codec.encode(ProveBody(chain=[])),
-        codec.encode(ProveBody(chain=[b"junk"])),
-        codec.encode({"chain": list(SESSION.chain), "extra": 1}),
+        codec.encode(ProveBody(role="session", chain=[])),
+        codec.encode(ProveBody(role="session", chain=[b"junk"])),
+        codec.encode({"role": "session", "chain": list(SESSION.chain), "extra": 1}),
+        codec.encode({"role": "operator", "chain": list(SESSION.chain)}),
         bytes(wire.STREAM_LIMITS[FrameType.PROVE] + 1),
     ],
-    ids=["empty", "truncated", "longer", "no-chain", "junk", "unknown-key", "oversized"],
+    ids=["empty", "truncated", "longer", "no-chain", "junk", "unknown-key", "unknown-role", "oversized"],
 )
 def test_a_body_out_of_shape_is_refused(body: bytes) -> None:
     """Signed correctly or not."""
     with pytest.raises(RemoteError, match="PROVE"):
-        check(Prove(body=body, signature=PROOF.signature), EXPORTER, "agents-1", BUNDLE, NOW)
+        check(Prove(body=body, signature=PROOF.signature), EXPORTER, PEER, BUNDLE, NOW)
 
 
 @given(st.binary(max_size=100), st.binary(max_size=128))
@@ -106,7 +145,7 @@ def test_any_bytes_are_a_proof_or_the_peers_fault(junk: bytes, signature: bytes)
     """Nothing that a peer sends raises anything else."""
     for proof in (Prove(body=junk, signature=signature), msgspec.structs.replace(PROOF, signature=signature)):
         with pytest.raises(RemoteError):
-            check(proof, EXPORTER, "agents-1", BUNDLE, NOW)
+            check(proof, EXPORTER, PEER, BUNDLE, NOW)
 
 
 def test_a_proof_fits_its_frame() -> None:
