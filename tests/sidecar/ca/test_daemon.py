@@ -4,10 +4,19 @@ import pytest
 from structlog.testing import capture_logs
 
 from pki.errors import ConfigError, LocalError
+from sidecar import log
 from sidecar.ca.daemon import read_config, reload
 from sidecar.paths import Paths
 
 TEXT = 'name = "ca-1"\ntrust-domain = "example.org"\n'
+
+
+@pytest.fixture
+def levels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The log levels that were taken up. The process's own log is not for tests to set."""
+    taken: list[str] = []
+    monkeypatch.setattr(log, "configure", taken.append)
+    return taken
 
 
 @pytest.fixture
@@ -24,7 +33,7 @@ def test_without_ca_toml_the_error_says_how_to_make_one(tmp_path: Path) -> None:
         read_config(Paths.below(tmp_path))
 
 
-async def test_reload_says_which_keys_wait_for_a_restart(paths: Paths) -> None:
+async def test_reload_says_which_keys_wait_for_a_restart(paths: Paths, levels: list[str]) -> None:
     """As the file spells them; the log level does not."""
     running = read_config(paths)
     paths.ca_toml.write_text(
@@ -32,14 +41,16 @@ async def test_reload_says_which_keys_wait_for_a_restart(paths: Paths) -> None:
     )
     with capture_logs():
         assert await reload(paths, running) == ["control-listen", "lifetimes"]
+    assert levels == ["debug"]
 
 
-async def test_a_bad_file_changes_nothing_and_the_log_says_why(paths: Paths) -> None:
+async def test_a_bad_file_changes_nothing_and_the_log_says_why(paths: Paths, levels: list[str]) -> None:
     """Every fault is in the one line."""
     running = read_config(paths)
     paths.ca_toml.write_text(f"{TEXT}foo = 1\nbar = 2\n")
     with capture_logs() as logs, pytest.raises(ConfigError):
         await reload(paths, running)
+    assert levels == []
     [entry] = logs
     assert entry["event"] == "reload refused, the old configuration stays"
     assert "foo" in entry["why"]
