@@ -247,6 +247,12 @@ class ScriptedArrival:
         """Each read from the near end fails like this."""
         self.near = trio.StapledStream(self.near, FailingReceive(error))
 
+    def current(self) -> Request:
+        return self.request
+
+    async def show(self, renewed: object) -> None:
+        """Nobody relies on a certificate here."""
+
     async def connect(self, live: Live) -> trio.abc.HalfCloseableStream:
         self.log.note("connect")
         await self.on_connect(live)

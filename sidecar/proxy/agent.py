@@ -97,10 +97,9 @@ class LocalArrival:
         *,
         clean: bool,
     ) -> None:
-        close = trio.abc.AsyncResource.aclose if clean else close_hard
         for end in (far, self.near):
             if end is not None:
-                await close(end)
+                await (end.aclose() if clean else close_hard(end))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,17 +174,17 @@ class AgentSide:
         request = Request(
             session=session.id,
             service=binding.service,
-            tool_node="",
+            tool_node=self.node.name,
             serials=(session.identity.lineage, self.node.lineage()),
             not_after=self.not_after(session),
         )
         subject = self._subject(binding, session)
         if service is not None and self.node.name in service.nodes:
-            here = replace(request, tool_node=self.node.name)
-            return LocalArrival(client, here, replace(subject, role=Role.BOTH), caller, service, session, self)
+            here = replace(subject, role=Role.BOTH)
+            return LocalArrival(client, request, here, caller, service, session, self)
         nodes = self._nodes_for(service, request)
         first = nodes[0] if nodes else ""
-        there = replace(request, tool_node=first)
+        there = replace(request, tool_node=first or self.node.name)
         return RemoteArrival(client, there, replace(subject, peer=first), caller, session, self, nodes)
 
     def _subject(self, binding: Binding, session: Session | None) -> Subject:
