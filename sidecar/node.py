@@ -240,9 +240,8 @@ class Node:
         return CaAccess(self.config.ca, self.member.bundle, self.credential, self.seams.clock)
 
     def live_sessions(self) -> Iterable[Session]:
-        """Those that can still do something; the others are forgotten."""
-        self._forget_ended()
-        return iter(self.sessions)
+        """Those that can still do something. The others are kept until the next starts: refusals say what they were."""
+        return [session for session in self.sessions if not self._is_over(session)]
 
     def take_up_node(self, credential: Credential, identity: Identity, spawn: Spawn) -> None:
         """The node's next certificate: for connections from now on, and proven on the streams that live."""
@@ -285,12 +284,15 @@ class Node:
 
     def _forget_ended(self) -> None:
         """Sessions that can do nothing any more must not make those of the same uid ambiguous."""
-        now, restrictions = self.member.moment().now, self.member.snapshot.restrictions
         for session in self.sessions:
-            facts = Facts(id=str(session.id), agent=session.id.name, session=session.id.session)
-            if session.identity.not_after <= now or restrictions.revocation_of(facts):
+            if self._is_over(session):
                 self.sessions.remove(session.id.session)
                 self._note_session("ended", session, {})
+
+    def _is_over(self, session: Session) -> bool:
+        facts = Facts(id=str(session.id), agent=session.id.name, session=session.id.session)
+        revoked = self.member.snapshot.restrictions.revocation_of(facts)
+        return revoked is not None or session.identity.not_after <= self.member.moment().now
 
     # -- loops of the daemon
 
