@@ -92,7 +92,11 @@ class Renewals:
             with trio.fail_after(ATTEMPT_SECONDS):
                 await renew()
         except (LockgateError, trio.TooSlowError) as error:
-            log.warning("renewal failed", id=str(identity.id), why=str(error) or "the CA did not answer in time")
+            if (
+                plan.failures & (plan.failures + 1) == 0
+            ):  # The 1st, 2nd, 4th, 8th ...: an outage must not fill the log.
+                why = str(error) or "the CA did not answer in time"
+                log.warning("renewal failed", id=str(identity.id), why=why, failures=plan.failures + 1)
             if identity.id.kind is IdKind.NODE:
                 self.trouble = str(error) or "the CA did not answer in time"
             return plan.failed(now)

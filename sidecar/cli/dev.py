@@ -33,8 +33,9 @@ class _Stopped(BaseException):
 @click.option(
     "--nodes", default=1, show_default=True, type=click.IntRange(1, 50), help="How many tool nodes."
 )
+@click.option("--lifetime", help="Shorten certificates of nodes and sessions, to watch renewals (like 10s).")
 @settings_options
-def dev(settings: Settings, tour: bool, policy: Path | None, nodes: int) -> int:
+def dev(settings: Settings, tour: bool, policy: Path | None, nodes: int, lifetime: str | None) -> int:
     """Run a CA, an agents' node and a tools' node with real tools here, until Ctrl-C. --dir D keeps them in D."""
     from sidecar.dev.mesh import Mesh
 
@@ -44,7 +45,7 @@ def dev(settings: Settings, tour: bool, policy: Path | None, nodes: int) -> int:
         signal.signal(number, _end)
     mesh = None
     try:
-        mesh = Mesh(open_layout(root, nodes), settings.say)
+        mesh = Mesh(open_layout(root, nodes), settings.say, lifetime or "")
         mesh.start(policy)
         if tour:
             from sidecar.dev.tour import play

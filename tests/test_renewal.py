@@ -1,0 +1,106 @@
+"""Short-lived credentials: streams live on over renewals, and end without them."""
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.clients import ask, connect
+from tests.mesh import Mesh, dev_mesh, until
+
+LIFETIME_SECONDS = 5
+RENEWALS = 3
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh whose nodes and sessions live for seconds."""
+    with dev_mesh(tmp_path_factory.mktemp("renewal") / "D", "--lifetime", f"{LIFETIME_SECONDS}s") as mesh:
+        yield mesh
+
+
+def echo(mesh: Mesh) -> socket.socket:
+    """A stream to the echo tool, open."""
+    stream = connect(int(mesh.env["ECHO"].rpartition(":")[2]))
+    assert ask(stream, b"hello") == b"hello"
+    return stream
+
+
+def can_echo(mesh: Mesh) -> bool:
+    try:
+        with echo(mesh) as stream:
+            return passes(stream)
+    except (OSError, AssertionError):
+        return False
+
+
+def passes(stream: socket.socket) -> bool:
+    return ask(stream, b"still here") == b"still here"
+
+
+def is_dead(stream: socket.socket) -> bool:
+    try:
+        return not passes(stream)
+    except OSError:
+        return True
+
+
+def renewals(mesh: Mesh, member: str, kind: str) -> int:
+    """How often a certificate of this kind was renewed, by the node's own record."""
+    return sum(f"/{kind}/" in one["id"] for one in mesh.records(member, kind="renewal"))
+
+
+def test_no_stream_is_cut_while_certificates_are_renewed_under_it(mesh: Mesh) -> None:
+    """Node and session certificates end many times over; the stream that was opened under the first ones goes on."""
+    with echo(mesh) as stream:
+
+        def renewed() -> bool:
+            assert passes(stream)  # Bytes pass all the while.
+            counts = (
+                renewals(mesh, "agents-1", "node"),
+                renewals(mesh, "agents-1", "agent"),
+                renewals(mesh, "tools-1", "node"),
+            )
+            return min(counts) >= RENEWALS
+
+        until(renewed, f"{RENEWALS} renewals of every certificate")
+        assert passes(stream)
+    assert mesh.records("agents-1", kind="cut") == mesh.records("tools-1", kind="cut") == []
+
+
+def test_without_renewal_a_stream_ends_as_expired(mesh: Mesh) -> None:
+    """The CA is gone: what was issued runs out, and live streams with it, on both nodes."""
+    with echo(mesh) as stream:
+        mesh.kill("ca")
+        until(lambda: is_dead(stream), "the stream to end")
+    for member in ("agents-1", "tools-1"):
+        [cut] = until(lambda name=member: mesh.records(name, kind="cut"), f"the record of {member}")  # type: ignore[misc]
+        assert cut["reason"] == "expired"
+
+
+def test_a_node_that_slept_past_its_certificate_comes_back_in_grace(mesh: Mesh) -> None:
+    """The CA is back, the old key signs for the node, and a new session reaches the tool again."""
+    before = {name: renewals(mesh, name, "node") for name in ("agents-1", "tools-1")}
+    mesh.start("ca")
+    until(lambda: all(renewals(mesh, name, "node") > n for name, n in before.items()), "renewals in grace")
+    for session in mesh.cli("session", "ls", "--json").json["sessions"]:
+        mesh.cli("session", "end", session["session"])
+    until(lambda: mesh.cli("session", "start", "--agent", "researcher").code == 0, "a new session")
+    until(lambda: can_echo(mesh), "the tool to be reached again")
+
+
+def test_after_a_sleep_longer_than_its_certificates_no_byte_passes(mesh: Mesh) -> None:
+    """A machine that was suspended judges its streams anew before it carries on, and recovers by itself."""
+    stream = echo(mesh)
+    cuts = len(mesh.records("agents-1", kind="cut", reason="expired"))
+    ends = time.time() + 2 * LIFETIME_SECONDS
+    with stream:
+        with mesh.paused("agents-1"):
+            until(lambda: time.time() > ends, "the certificates to end in its sleep")
+            stream.sendall(b"while you were asleep")
+        assert is_dead(stream)
+    until(lambda: len(mesh.records("agents-1", kind="cut", reason="expired")) > cuts, "the cut record")
+    [echoed] = {one["bytes_in"] for one in mesh.records("agents-1", kind="cut", reason="expired")[-1:]}
+    assert echoed == len(b"hello")
+    mesh.ready("agents-1")
