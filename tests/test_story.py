@@ -33,7 +33,7 @@ from tests.clients import (
     tool,
     was_contacted,
 )
-from tests.mesh import Mesh, curl, dev_mesh, has, is_root, until
+from tests.mesh import Done, Mesh, curl, dev_mesh, has, is_root, until
 
 NODES = ("agents-1", "tools-1")
 STREAMS = 10
@@ -298,9 +298,7 @@ def test_lock_all_cuts_live_streams_on_both_nodes_until_another_operator_unlocks
             done = mesh.cli("lock", "all", "--message", "fire drill", "--json", operator="alice")
         assert done.code == 0, done
         name = done.json["id"]
-        assert {node: (one["state"], one["cut"]) for node, one in done.json["nodes"].items()} == {
-            node: ("confirmed", 3) for node in NODES
-        }
+        assert receipts(done) == dict.fromkeys(NODES, ("confirmed", 3))
         assert [how_it_ends(stream) for stream in live] == ["reset"] * 3
     for node in NODES:
         [lock] = mesh.status(node)["locks"]
@@ -406,9 +404,7 @@ def test_a_revoked_session_is_dead_on_both_nodes_with_the_ca_away(mesh: Story) -
         assert done.code == 0, done
         assert [how_it_ends(stream) for stream in live] == ["reset"] * STREAMS
         print(f"ten streams dead after {time.time() - started:.2f} s")  # noqa: T201
-        assert {node: (one["state"], one["cut"]) for node, one in done.json["nodes"].items()} == {
-            node: ("confirmed", STREAMS) for node in NODES
-        }
+        assert receipts(done) == dict.fromkeys(NODES, ("confirmed", STREAMS))
         name = done.json["id"]
         cuts = [mesh.cut_streams(node, "revoked", started, STREAMS) for node in NODES]
         assert cuts[0] == cuts[1]
@@ -533,8 +529,7 @@ def test_exec_is_a_session_of_its_own_beside_another(mesh: Story) -> None:
     assert code == 0, err
     session, _, body = out.partition("\n")
     assert "welcome" in json.loads(body)
-    record = mesh.record("agents-1", kind="closed", session=session)
-    admitted = mesh.record("agents-1", kind="admitted", stream=record["stream"])
+    admitted = mesh.record("agents-1", kind="admitted", session=session)
     assert admitted["attribution"]["method"] == "cgroup"
     outside = len(mesh.records("agents-1", kind="admitted", session=mesh.session))
     assert mesh.is_open()
@@ -570,6 +565,11 @@ def test_what_is_left_of_an_ended_session_is_not_its_sibling(mesh: Story) -> Non
 
 
 # -- helpers
+
+
+def receipts(done: Done) -> dict[str, tuple[str, int]]:
+    """Node by node, the state of a statement and how many streams it cut there."""
+    return {node: (one["state"], one["cut"]) for node, one in done.json["nodes"].items()}
 
 
 def started_session(mesh: Story) -> str:
