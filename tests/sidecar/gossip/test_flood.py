@@ -149,6 +149,22 @@ def test_what_is_wanted_is_sent_if_it_is_held() -> None:
     ]
 
 
+def test_what_is_wanted_twice_is_sent_once() -> None:
+    """Sixteen bytes named over and over would bring a whole statement every time."""
+    one = linked(holding(LOCKS[0]), "a")
+    assert len(carried(one.handle(Arrived("a", Want(ids=ids_of(LOCKS[0]) * 100))))) == 1
+
+
+def test_what_is_asked_of_one_peer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may list what nobody has, and we remember what we asked for."""
+    monkeypatch.setattr(flood, "MAX_ASKED", 3)
+    one = linked(holding(), "rogue", "b")
+    assert len(carried_wants(one.handle(Arrived("rogue", listing(*LOCKS[:2]))))) == 2
+    assert len(carried_wants(one.handle(Arrived("rogue", listing(*LOCKS[2:5]))))) == 1
+    assert carried_wants(one.handle(Arrived("rogue", listing(LOCKS[9])))) == []
+    assert len(carried_wants(one.handle(Arrived("b", listing(*LOCKS[9:12]))))) == 3
+
+
 def test_statements_travel_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each fits a frame, and one exchange sends so many: the next goes on from there."""
     monkeypatch.setattr(flood, "BATCH_BYTES", 2 * len(LOCKS[0].raw) + 10)
