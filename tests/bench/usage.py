@@ -8,7 +8,7 @@ from pathlib import Path
 TICKS = os.sysconf("SC_CLK_TCK")
 QUIET_SHARE = 0.05
 """Of one CPU. A lockgate pair that carries nothing uses less: heartbeats and gossip, once a second."""
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 2.0
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
