@@ -13,9 +13,12 @@ from contextlib import suppress
 import trio
 
 from pki.errors import RemoteError
-from pki.framing import MAX_FRAME_BODY
+from pki.framing import HEADER_BYTES, MAX_FRAME_BODY
 from sidecar.overlay import Connection
 from sidecar.wire import FrameType, Prove, Reset, decode_as, encode
+
+CHUNK_BYTES = 8 * 16_384 - HEADER_BYTES
+"""Payload of one DATA frame: with its header it fills eight TLS records, and one read of 128 KiB, exactly."""
 
 LAST_WORD_SECONDS = 0.5
 """How long a stream that ends waits for a peer that does not read, to say END or RESET."""
@@ -52,8 +55,8 @@ class FramedStream(trio.abc.HalfCloseableStream):
         if not data:
             await trio.lowlevel.checkpoint()
         with memoryview(data) as view:
-            for at in range(0, len(view), MAX_FRAME_BODY):
-                await self._send(FrameType.DATA, view[at : at + MAX_FRAME_BODY])
+            for at in range(0, len(view), CHUNK_BYTES):
+                await self._send(FrameType.DATA, view[at : at + CHUNK_BYTES])
 
     async def wait_send_all_might_not_block(self) -> None:
         self._require_sending()

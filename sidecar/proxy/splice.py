@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import trio
 
 from pki.errors import RemoteError
+from sidecar.proxy.framed import CHUNK_BYTES
 
-READ_BYTES = 128 * 1024
-"""Larger reads make glibc map fresh pages each time (a third of the throughput)."""
+READ_BYTES = CHUNK_BYTES
+"""One frame. Reads over 128 KiB make glibc map fresh pages each time (a third of the throughput)."""
 
 LAST_WORD_SECONDS = 0.25
 
