@@ -311,10 +311,15 @@ PAIRS: dict[str, tuple[Address, Address]] = {
 class Pair:
     """A connection through a real listener, with both ends at hand."""
 
-    def __init__(self, caller: Address = V4_LOOPBACK, listen: Address = V4_LOOPBACK) -> None:
+    def __init__(
+        self, caller: Address = V4_LOOPBACK, listen: Address = V4_LOOPBACK, source: str = ""
+    ) -> None:
+        """``source``: the caller's own address, where nobody else's connections may take its port meanwhile."""
         family, host = listen
         self.listener = socket.create_server((host, 0), family=family, dualstack_ipv6=host == "::")
         self.caller = socket.socket(caller[0])
+        if source:
+            self.caller.bind((source, 0))
         self.caller.connect((caller[1], self.listener.getsockname()[1]))
         self.accepted, _ = self.listener.accept()
 
@@ -451,7 +456,7 @@ class NamesOf(Connection):
 
 def test_bytes_of_a_stranger_are_not_laid_on_who_took_its_port(diag: SockDiag) -> None:
     """Between names and lookup the connection dies and its tuple is taken: the old end is asked again, and gone."""
-    with Pair() as pair, socket.socket() as successor:
+    with Pair(source="127.0.77.1") as pair, socket.socket() as successor:
         strangers = NamesOf(pair.accepted)
         tuple_of_both = pair.caller.getsockname()
         reset(pair.caller)
