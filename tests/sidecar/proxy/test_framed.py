@@ -8,8 +8,8 @@ import trio.testing
 
 from pki.errors import RemoteError
 from pki.framing import HEADER_BYTES
-from pki.tls.stream import RECORD_BYTES
 from pki.tls.frames import FrameStream
+from pki.tls.stream import RECORD_BYTES
 from sidecar.overlay import Connection
 from sidecar.proxy.framed import CHUNK_BYTES, LAST_WORD_SECONDS, FramedStream, ResetByPeer
 from sidecar.reasons import Reason
