@@ -74,6 +74,8 @@ def verify(settings: Settings, folder: Path | None) -> int:
     lines = [f"{report.records} records in {report.volumes} volumes"]
     if bad:
         lines.append(f"FIRST BAD RECORD: {bad.volume} line {bad.line}: {bad.what}")
+    if report.torn:
+        lines.append(f"torn: {report.torn} bytes of a last record that was never finished")
     lines += [*(f"gap: {gap}" for gap in report.gaps), report.provable]
     settings.emit(body, "\n".join(lines))
     return Exit.NO if bad else Exit.YES
