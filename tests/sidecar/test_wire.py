@@ -20,7 +20,13 @@ MOST = 2**53 - 1
 
 LARGEST = [
     wire.Prove(body=bytes(30_000), signature=bytes(128)),
-    wire.Open(ordinal=MOST, stream=ID, session=ID, service="s" * 63, traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01"),
+    wire.Open(
+        ordinal=MOST,
+        stream=ID,
+        session=ID,
+        service="s" * 63,
+        traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+    ),
     wire.Accepted(ordinal=MOST),
     wire.Refused(ordinal=MOST, reason=max(Reason, key=len), rule="r" * 500, hint="\u20ac" * MAX_HINT_CHARS),
     wire.Reset(reason=max(Reason, key=len)),
