@@ -17,11 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from pki.errors import UnreachableError
+from sidecar import wire
 from sidecar.control.client import call
 from sidecar.dev.layout import free_ports
 from sidecar.dev.wiki import MIB, blob
+from sidecar.wire import FrameType
 from tests.clients import (
+    CEILING_SECONDS,
     ask,
     connect,
     converse,
@@ -33,6 +38,7 @@ from tests.clients import (
     tool,
     was_contacted,
 )
+from tests.hostile.rogue import Rogue, seen
 from tests.mesh import Done, Mesh, curl, dev_mesh, has, is_root, until
 
 NODES = ("agents-1", "tools-1")
@@ -339,14 +345,16 @@ def test_a_lock_on_one_service_leaves_the_others_alone(mesh: Story) -> None:
 
 @pytest.mark.usefixtures("lifted")
 def test_a_killed_node_is_locked_again_from_its_first_accept(mesh: Story) -> None:
-    """kill -9 and restart under a lock: what the node says first is that it is locked, and it admits nothing."""
+    """kill -9 and restart under a lock: the first OPEN it answers, of a node that does not care, is refused as locked."""
+    rogue = Rogue.of(mesh, ["agents-1"])
+    assert trio.run(first_answer, rogue) == "ACCEPTED"
     lock = mesh.cli("lock", "all", "--json", operator="alice")
     assert lock.code == 0, lock
     mesh.kill("tools-1")
-    mesh.start("tools-1")
+    mesh.spawn("tools-1")
+    assert trio.run(first_answer, rogue) == "locked"
+    mesh.ready("tools-1")
     assert [one["id"] for one in mesh.status("tools-1")["locks"]] == [lock.json["id"]]
-    assert not mesh.is_open()
-    until(lambda: peers(mesh, "tools-1", "agents-1"), "the link again")
     assert not mesh.is_open()
     assert mesh.cli("unlock", lock.json["id"], operator="bob").code == 0
     until(mesh.is_open, "the wiki to answer again")
@@ -356,6 +364,19 @@ def test_a_killed_node_is_locked_again_from_its_first_accept(mesh: Story) -> Non
         place for place, one in enumerate(since) if (one["kind"], one.get("what")) == ("lock", "lifted")
     )
     assert "admitted" not in {one["kind"] for one in since[:lifted]}
+
+
+async def first_answer(rogue: Rogue) -> str:
+    """Of tools-1, to an OPEN of the echo tool that stands ready before it listens."""
+    with trio.fail_after(CEILING_SECONDS):
+        while True:
+            try:
+                async with rogue.connection() as connection:
+                    frames = [wire.encode(rogue.proof(connection)), (FrameType.OPEN, rogue.opening())]
+                    await connection.frames.send_many(frames)
+                    return await seen(connection.frames)
+            except UnreachableError:
+                await trio.sleep(0.005)
 
 
 @pytest.mark.usefixtures("lifted")
@@ -576,11 +597,6 @@ def started_session(mesh: Story) -> str:
     done = mesh.cli("session", "start", "--agent", "researcher", "--json")
     assert done.code == 0, done
     return str(done.json["session"])
-
-
-def peers(mesh: Story, member: str, other: str) -> bool:
-    """Whether two nodes have a link."""
-    return any(str(one).endswith(f"/node/{other}") for one in mesh.status(member)["peers"])
 
 
 def streams_on_record(mesh: Story, member: str) -> set[str]:

@@ -83,16 +83,14 @@ class Rogue:
     """A session whose key the rogue holds."""
 
     @classmethod
-    def of(cls, mesh: Mesh) -> "Rogue":
-        """The keys of ``mesh``, and a session of its own on the agents' node."""
+    def of(cls, mesh: Mesh, names: Sequence[str] = (AGENTS, ROGUE, REVOKED)) -> "Rogue":
+        """The keys of ``mesh``, those of the nodes ``names`` among them, and a session of its own on the agents' node."""
         authority = open_online(mesh.member("ca") / "lib" / "authority")
         configs = {
             name: load_node_config((mesh.member(name) / "etc" / "node.toml").read_bytes(), name)
             for name in (VICTIM, AGENTS)
         }
-        members = {
-            name: Credential.load(mesh.member(name) / "lib" / "identity") for name in (AGENTS, ROGUE, REVOKED)
-        }
+        members = {name: Credential.load(mesh.member(name) / "lib" / "identity") for name in names}
         session = trio.run(_enrolled, str(configs[AGENTS].ca), members[AGENTS], authority.bundle)
         return cls(
             mesh=mesh,
