@@ -7,16 +7,22 @@ decided by grants, not by entrances.
 import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 import trio
 
+from pki.errors import LocalError
 from sidecar.address import Address
+from sidecar.lifecycle import remove_sockets
 from sidecar.log import Refusals
-from sidecar.net import accept_forever, listen_tcp
+from sidecar.net import accept_forever, listen_tcp, listen_unix
 from sidecar.policy.model import Binding, Policy
 
 RETRY_SECONDS = 5.0
+
+SOCKET_MODE = 0o666
+"""Who may use a binding is judged by who calls, and a stranger's call is a record, not a silent EACCES."""
 
 _NO_IPV6 = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 """A machine without IPv6, or without ::1."""
@@ -44,7 +50,7 @@ class Bindings:
         self.refusals = Refusals()
         self._node = node
         self._serve = serve
-        self._entrances: dict[tuple[str, str, int], Entrance] = {}
+        self._entrances: dict[tuple[str, str, str], Entrance] = {}
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -65,7 +71,8 @@ class Bindings:
 
     async def follow(self, policy: Policy | None) -> None:
         """Open what ``policy`` adds and close what it dropped; returns once each has been tried."""
-        wanted = {(b.agent, b.service, b.port): b for b in (policy.bindings_on(self._node) if policy else ())}
+        bindings = policy.bindings_on(self._node) if policy else ()
+        wanted = {(binding.agent, binding.service, binding.address): binding for binding in bindings}
         gone = [self._entrances.pop(key) for key in self._entrances.keys() - wanted.keys()]
         for entrance in gone:
             entrance.scope.cancel()
@@ -85,8 +92,8 @@ class Bindings:
             with entrance.scope:
                 while True:
                     try:
-                        listeners = await _listen(entrance.binding.port)
-                    except OSError as error:
+                        listeners = await _listen(entrance.binding)
+                    except (OSError, LocalError) as error:
                         self._complain(entrance, error)
                         entrance.tried.set()
                         await trio.sleep(RETRY_SECONDS)
@@ -118,23 +125,29 @@ class Bindings:
                     nursery.start_soon(accept_forever, listener, handle, self._full, streams)
         finally:
             _close(listeners)
+            if binding.path:
+                remove_sockets(Path(binding.path))
 
     def _full(self) -> None:
         self.refusals.note("limit", "no descriptors left, accepting on bindings pauses")
 
-    def _complain(self, entrance: Entrance, error: OSError) -> None:
+    def _complain(self, entrance: Entrance, error: OSError | LocalError) -> None:
         binding = entrance.binding
-        problem = f"port {binding.port}: {error.strerror or error}"
+        problem = str(error)
+        if isinstance(error, OSError):
+            problem = f"port {binding.port}: {error.strerror or error}"
         if problem != entrance.problem:
             log.error("binding is down", agent=binding.agent, service=binding.service, why=problem)
         entrance.problem = problem
 
 
-async def _listen(port: int) -> list[trio.SocketListener]:
-    """IPv4 loopback, and IPv6 loopback where the machine has it; raises OSError."""
-    listeners = await listen_tcp(Address("127.0.0.1", port))
+async def _listen(binding: Binding) -> list[trio.SocketListener]:
+    """A Unix socket, or IPv4 loopback and IPv6 loopback where the machine has it; raises OSError or LocalError."""
+    if binding.path:
+        return [listen_unix(Path(binding.path), SOCKET_MODE)]
+    listeners = await listen_tcp(Address("127.0.0.1", binding.port))
     try:
-        listeners += await listen_tcp(Address("::1", port))
+        listeners += await listen_tcp(Address("::1", binding.port))
     except OSError as error:
         # A stranger who holds only [::1] would get half of those who dial "localhost".
         if error.errno not in _NO_IPV6:

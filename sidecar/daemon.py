@@ -15,13 +15,15 @@ from sidecar.audit.writer import AuditWriter
 from sidecar.config import NodeConfig, load_node_config
 from sidecar.control.admin import admin_app
 from sidecar.control.agent import agent_app
-from sidecar.control.unix import listen_unix, serve_unix
+from sidecar.control.unix import serve_unix
 from sidecar.disk import RealDisk
 from sidecar.gossip.journal import Journal
 from sidecar.identity import Credential, NextKey, load_bundle
+from sidecar.net import listen_unix
 from sidecar.node import Node, Seams
 from sidecar.objects import Objects
 from sidecar.paths import Paths
+from sidecar.proxy.callers import Callers
 from sidecar.proxy.sockdiag import SockDiag
 from sidecar.reasons import Reason
 from sidecar.renewal import Renewals
@@ -52,14 +54,15 @@ def compose(paths: Paths, config: NodeConfig) -> Node:
     """The node of ``paths``; raises LocalError for what is missing or damaged."""
     lifecycle.make_folders(paths)
     clock = SystemClock()
+    cgroups = _session_cgroups()
     site = Site(disk=RealDisk(), folder=paths.audit_dir, node=config.name)
     seams = Seams(
         clock=clock,
-        kernel=SockDiag(),
+        kernel=Callers(SockDiag(), cgroups.mount if cgroups else None),
         audit=AuditWriter(site, clock),
         journal=Journal(paths.statements),
         objects=Objects(paths.objects),
-        cgroups=_session_cgroups(),
+        cgroups=cgroups,
     )
     return Node(config, Credential.load(paths.identity_dir), load_bundle(paths.identity_dir), seams)
 

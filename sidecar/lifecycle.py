@@ -109,10 +109,10 @@ async def until_stopped(signals: Signals) -> None:
                 nursery.cancel_scope.cancel()
 
             draining = False
-            async for number in received:
-                if number == signal.SIGHUP:
+            async for caught in received:
+                if caught == signal.SIGHUP:
                     await signals.reload()
-                elif number == signal.SIGTERM and not draining:
+                elif caught == signal.SIGTERM and not draining:
                     draining = True
                     nursery.start_soon(drain)
                 else:

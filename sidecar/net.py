@@ -4,10 +4,11 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import trio
 
-from pki.errors import UnreachableError
+from pki.errors import LocalError, UnreachableError
 from sidecar.address import Address
 
 BACKLOG = 1_024
@@ -33,6 +34,31 @@ async def dial_tcp(address: Address) -> trio.SocketStream:
 async def listen_tcp(address: Address) -> list[trio.SocketListener]:
     """Listeners on ``address``; raises OSError, naming nothing: the caller knows what it asked for."""
     return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+
+
+def listen_unix(path: Path, mode: int) -> trio.SocketListener:
+    """A listener at ``path`` with ``mode``, in place of a leftover; raises LocalError.
+
+    A socket that still answers belongs to a running daemon and is left alone, and so is a file that is no socket.
+    """
+    if path.exists() and not path.is_socket():
+        raise LocalError(f"{path}: a file is there that is no socket; choose another path")
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(path))
+        raise LocalError(f"{path}: another daemon serves it; stop that one first")
+    fresh = path.with_name(path.name + ".new")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        fresh.unlink(missing_ok=True)
+        listener.bind(str(fresh))
+        fresh.chmod(mode)
+        listener.listen(BACKLOG)
+        fresh.rename(path)  # Never there with the wrong mode, never there and not listening.
+    except OSError as error:
+        listener.close()
+        raise LocalError(f"{path}: {error.strerror or error}") from None
+    listener.setblocking(False)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
 
 
 def tune(stream: trio.SocketStream) -> None:

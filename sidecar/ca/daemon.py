@@ -22,12 +22,12 @@ from sidecar.ca.control import ca_app
 from sidecar.ca.office import Office
 from sidecar.ca.places import control_addresses
 from sidecar.config import CaConfig, load_ca_config
-from sidecar.control.unix import listen_unix, serve_unix
+from sidecar.control.unix import serve_unix
 from sidecar.gossip.journal import Journal
 from sidecar.gossip.links import Contact
 from sidecar.gossip.member import Member
 from sidecar.identity import Credential
-from sidecar.net import dial_tcp
+from sidecar.net import dial_tcp, listen_unix
 from sidecar.objects import Objects
 from sidecar.overlay import Overlay, Standing
 from sidecar.paths import Paths
@@ -77,6 +77,8 @@ async def run(paths: Paths) -> None:
         systemd.notify("READY=1")
         await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), _no_drain))
         nursery.cancel_scope.cancel()
+    for listener in control:
+        await listener.aclose()
     lifecycle.remove_sockets(paths.admin_sock)
 
 

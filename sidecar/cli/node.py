@@ -110,7 +110,7 @@ def _segment(name: str, segment: dict[str, Any]) -> str:
 
 def _binding(binding: dict[str, Any]) -> str:
     state = f"DOWN, {binding['problem']}" if binding["problem"] else "listens"
-    return f"  binding    {binding['agent']} -> {binding['service']} on port {binding['port']}: {state}"
+    return f"  binding    {binding['agent']} -> {binding['service']} on {binding['address']}: {state}"
 
 
 def _lock(lock: dict[str, Any]) -> str:

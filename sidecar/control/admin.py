@@ -64,6 +64,7 @@ def status_of(node: Node) -> dict[str, Any]:
                 "agent": entrance.binding.agent,
                 "service": entrance.binding.service,
                 "port": entrance.binding.port,
+                "address": entrance.binding.address,
                 "problem": entrance.problem,
             }
             for entrance in node.bindings.entrances

@@ -85,5 +85,5 @@ def _session(session: Session) -> dict[str, Any]:
 def _started(node: Node, session: Session) -> dict[str, Any]:
     policy = node.member.snapshot.policy
     bindings = policy.bindings_on(node.name) if policy else ()
-    mine = {b.service: f"127.0.0.1:{b.port}" for b in bindings if b.agent == session.id.name}
+    mine = {b.service: b.address for b in bindings if b.agent == session.id.name}
     return {**_session(session), "services": mine, "traceparent": session.trace}

@@ -1,11 +1,8 @@
 """Serve an ASGI app on a Unix socket. Each request carries the caller's kernel credentials in its scope."""
 
 import os
-import socket
 from collections.abc import Mapping
-from contextlib import suppress
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,35 +16,12 @@ from starlette.types import ASGIApp
 from pki.errors import ConfigError, LocalError, LockgateError, RemoteError, UnreachableError
 from pki.http.server import serve_connection
 from sidecar.control import SCHEMA_VERSION
-from sidecar.net import BACKLOG, accept_forever
+from sidecar.net import accept_forever
 from sidecar.peercred import PeerCred, peer_cred
 
 CALLER = "lockgate.caller"
 
 log = structlog.get_logger(__name__)
-
-
-def listen_unix(path: Path, mode: int) -> trio.SocketListener:
-    """A listener at ``path`` with ``mode``, in place of a leftover; raises LocalError.
-
-    A socket that still answers belongs to a running daemon and is left alone.
-    """
-    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(str(path))
-        raise LocalError(f"{path}: another daemon serves it; stop that one first")
-    fresh = path.with_name(path.name + ".new")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        fresh.unlink(missing_ok=True)
-        listener.bind(str(fresh))
-        fresh.chmod(mode)
-        listener.listen(BACKLOG)
-        fresh.rename(path)  # Never there with the wrong mode, never there and not listening.
-    except OSError as error:
-        listener.close()
-        raise LocalError(f"{path}: {error.strerror or error}") from None
-    listener.setblocking(False)
-    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
 
 
 async def serve_unix(listener: trio.SocketListener, app: ASGIApp) -> None:

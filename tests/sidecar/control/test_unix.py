@@ -12,7 +12,8 @@ from starlette.routing import Route
 
 from pki.errors import ConfigError, Fault, LocalError, RefusedError, UnreachableError
 from sidecar.control.client import call
-from sidecar.control.unix import ERROR_HANDLERS, answer, caller_of, is_root, listen_unix, serve_unix
+from sidecar.control.unix import ERROR_HANDLERS, answer, caller_of, is_root, serve_unix
+from sidecar.net import listen_unix
 from sidecar.peercred import PeerCred
 from tests.sidecar.control.world import ask, message
 
