@@ -53,7 +53,7 @@ def spend(how: str, mesh: InnerMesh, pooled: Pooled) -> None:
             pooled.made_of = ()
         case "revocation":
             mesh.agents.scene.revoke("node", "tools-1")
-        case "roster":
+        case _:
             mesh.agents.scene.nodes = ("agents-1",)
 
 

@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 import trio
@@ -244,10 +245,9 @@ async def answer(peer: Connection) -> Wire:
 
 
 async def hung_up(peer: Connection) -> bool:
-    """Whether the tool's node ends the connection. It has come to rest by then."""
-    try:
-        is_end = await peer.frames.receive() is None
-    except trio.BrokenResourceError:
-        is_end = True
+    """True once the tool's node has ended the connection, and come to rest."""
+    with suppress(trio.BrokenResourceError):
+        while await peer.frames.receive() is not None:
+            pass
     await trio.testing.wait_all_tasks_blocked(0.001)
-    return is_end
+    return True
