@@ -55,7 +55,8 @@ def judge(statement: Statement, trust: Trust, at: Wall) -> Word:
     kind = KINDS.get(statement.kind)
     allowed = frozenset({Signer.CA}) if kind is None else kind.signers
     if not word.signers & allowed:
-        raise RemoteError(f"statement {statement.kind}: {word.author} may not sign it")
+        who = ", ".join(sorted(allowed))
+        raise RemoteError(f"statement {statement.kind}: {word.author} may not sign it, only {who}")
     if kind is not None and kind.body is None and Signer.CA not in word.signers:
         raise RemoteError(f"statement {statement.kind}: not applied by this version, and not the CA's")
     if isinstance(statement.body, Lock | Revocation):

@@ -66,7 +66,12 @@ def load(path: Path, passphrase: bytes | None = None) -> Key:
         problem = "is encrypted, a passphrase is needed" if passphrase is None else "has no passphrase"
         raise LocalError(f"key {path}: {problem}") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise LocalError(f"key {path}: not a PEM key, or the wrong passphrase") from None
+        problem = (
+            "not a PEM key; restore it from a copy"
+            if passphrase is None
+            else "wrong passphrase, or not a PEM key"
+        )
+        raise LocalError(f"key {path}: {problem}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
         raise LocalError(f"key {path}: not a P-256 key")
     return key

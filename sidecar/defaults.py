@@ -23,6 +23,7 @@ OPERATOR_LIFETIME = 12 * HOUR
 RENEWAL_JITTER_PERCENT = 10
 """Leaves are renewed at half life, this much earlier or later."""
 TOKEN_LIFETIME = 10 * MINUTE
+TOKEN_MAX_LIFETIME = 7 * DAY
 
 # Time and freshness
 SKEW = MINUTE

@@ -20,6 +20,8 @@ NEXT_KEY_FILE = "key.next.pem"
 CHAIN_FILE = "chain.pem"
 BUNDLE_FILE = "bundle.statement"
 
+_RESTORE = "restore it from a copy, or join again in an empty folder"
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -39,7 +41,7 @@ class Credential:
         except OSError as error:
             raise LocalError(f"{path}: {error.strerror}; run: lockgate join") from None
         except RemoteError as error:
-            raise LocalError(f"{path}: {error}") from None
+            raise LocalError(f"{path}: {error}; {_RESTORE}") from None
         return cls(name, chain, _fitting_key(folder, chain[0], passphrase))
 
     def save(self, folder: Path, passphrase: bytes | None = None) -> None:
@@ -75,11 +77,16 @@ class NextKey:
 
 def _fitting_key(folder: Path, leaf: bytes, passphrase: bytes | None) -> Key:
     """The key of ``leaf``; one that was renewed when the machine went down has its key under the other name."""
-    key = keys.load(folder / KEY_FILE, passphrase)
-    following = folder / NEXT_KEY_FILE
-    if spki_sha256(key.public_key()) != spki_sha256(key_of(leaf)) and following.exists():
+    path, following = folder / KEY_FILE, folder / NEXT_KEY_FILE
+    if not path.exists():
+        raise LocalError(f"{path}: the key is gone; {_RESTORE}")
+    key = keys.load(path, passphrase)
+    wanted = spki_sha256(key_of(leaf))
+    if spki_sha256(key.public_key()) != wanted and following.exists():
         key = keys.load(following, passphrase)
-        following.rename(folder / KEY_FILE)
+        following.rename(path)
+    if spki_sha256(key.public_key()) != wanted:
+        raise LocalError(f"{path}: not the key of {CHAIN_FILE} beside it; {_RESTORE}")
     return key
 
 
@@ -113,4 +120,4 @@ def load_bundle(folder: Path) -> TrustBundle:
     except OSError as error:
         raise LocalError(f"{path}: {error.strerror}; run: lockgate join") from None
     except LockgateError as error:
-        raise LocalError(f"{path}: {error}") from None
+        raise LocalError(f"{path}: {error}; {_RESTORE}") from None

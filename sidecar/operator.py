@@ -85,8 +85,16 @@ def passphrase(prompt: str, *, confirm: bool = False) -> bytes:
         if not secret:
             raise LocalError(f"{path}: the passphrase in it is empty")
         return secret
-    try:
-        text: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
-    except click.Abort:
-        raise LocalError(f"{prompt}: no terminal; set {PASSPHRASE_VARIABLE}") from None
+    if not _has_terminal():
+        raise LocalError(f"{prompt}: no terminal to ask for it; set {PASSPHRASE_VARIABLE} to a file (0600)")
+    text: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
     return text.encode()
+
+
+def _has_terminal() -> bool:
+    """Whether somebody can be asked: standard input may be a pipe with a token in it, and still there is one."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return os.isatty(0)
+    return True

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from pki.authority.enrol import Enrolment
 from pki.authority.register import Invitation
-from pki.clock import DAY, SECOND, Clock, Wall
+from pki.clock import SECOND, Clock, Wall
 from pki.codec import convert
 from pki.spiffe import IdKind
 from pki.statement import MAX_ITEMS
@@ -20,8 +20,7 @@ from sidecar.ca.places import api_addresses
 from sidecar.config import CaConfig
 from sidecar.control import state, statements
 from sidecar.control.unix import ERROR_HANDLERS, answer, body_of
-
-MAX_TOKEN_LIFE = 7 * DAY
+from sidecar.defaults import TOKEN_MAX_LIFETIME
 
 
 class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,7 +29,7 @@ class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["node", "operator"]
     name: Annotated[str, msgspec.Meta(max_length=63)]
     roles: Annotated[list[str], msgspec.Meta(max_length=MAX_ITEMS)]
-    ttl: Annotated[int, msgspec.Meta(ge=SECOND, le=MAX_TOKEN_LIFE)]
+    ttl: Annotated[int, msgspec.Meta(ge=SECOND, le=TOKEN_MAX_LIFETIME)]
 
 
 def ca_app(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pki.clock import SECOND
 from pki.errors import LocalError
 from sidecar import defaults
 from sidecar.address import ANY_HOST, Address
@@ -102,6 +103,8 @@ def create(settings: Settings, member: str, roles: tuple[str, ...], ttl: int, ou
     kind, _, name = member.partition(":")
     if kind not in ("node", "operator") or not name:
         raise click.UsageError("name the member as node:NAME or operator:NAME")
+    if not SECOND <= ttl <= defaults.TOKEN_MAX_LIFETIME:
+        raise click.UsageError("--ttl: at least 1s and at most 7d")
     wanted = {"kind": kind, "name": name, "roles": list(roles), "ttl": ttl}
     answer = call(settings.paths.admin_sock, "POST", "/v1/tokens", wanted)
     if out is not None:

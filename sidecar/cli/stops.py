@@ -93,21 +93,22 @@ def parse_target(text: str, kinds: tuple[str, ...]) -> tuple[str, str]:
         raise click.UsageError(f"target {text!r}: one of {possible}")
     if kind == "serial":
         value = value.lower().replace(":", "").lstrip("0")
-    if not _can_be(kind, value):
-        raise click.UsageError(f"target {text!r}: that cannot be a {kind}")
+    wrong = _fault(kind, value)
+    if wrong:
+        raise click.UsageError(f"target {text!r}: not {wrong}")
     return kind, value
 
 
-def _can_be(kind: str, value: str) -> bool:
+def _fault(kind: str, value: str) -> str:
+    """What ``value`` should be and is not; empty for one that is."""
     match kind:
-        case "all":
-            return True
         case "session":
-            return is_id(value)
+            return "" if is_id(value) else "an id of 26 characters a-z and 2-7"
         case "serial":
-            return 0 < len(value) <= 40 and set(value) <= set("0123456789abcdef")
+            is_serial = 0 < len(value) <= 40 and set(value) <= set("0123456789abcdef")
+            return "" if is_serial else "a serial of 1 to 40 hex digits"
         case _:
-            return is_name(value)
+            return "" if kind == "all" or is_name(value) else "a name of a-z, 0-9 and inner hyphens"
 
 
 @dataclass(frozen=True)

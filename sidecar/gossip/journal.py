@@ -135,6 +135,8 @@ class Journal:
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and create:
             self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version == 0:
+            raise LocalError(f"{self._path}: the statement store is empty; restore it from a copy")
         elif version != SCHEMA_VERSION:
             raise LocalError(f"{self._path}: schema version {version}, this version reads {SCHEMA_VERSION}")
         if self._database.execute("PRAGMA quick_check").fetchone()[0] != "ok":

@@ -102,7 +102,7 @@ async def test_a_statement_of_somebody_who_may_not_is_refused_in_words(node: Sta
     stranger = node.mint.operator("mallory").says("lock", lock())
     answer = await ask(app, "POST", "/v1/statements", submitted(stranger))
     assert answer[0] == 400
-    assert message(answer) == "statement lock: spiffe://example.org/operator/mallory may not sign it"
+    assert message(answer) == "statement lock: spiffe://example.org/operator/mallory may not sign it, only ca, responder"
 
 
 @pytest.mark.parametrize(
@@ -205,5 +205,5 @@ async def test_a_stream_that_is_not_live_cannot_be_cut(app: Starlette) -> None:
 async def test_an_unknown_call_is_refused_in_the_same_form(app: Starlette) -> None:
     """A command line of another version reads one kind of error."""
     answer = await ask(app, "GET", "/v1/nothing")
-    assert (answer[0], message(answer)) == (404, "GET /v1/nothing: no such call")
+    assert (answer[0], message(answer)) == (404, "GET /v1/nothing: no such call; is --dir of the right daemon?")
     assert (await ask(app, "DELETE", "/v1/status"))[0] == 405

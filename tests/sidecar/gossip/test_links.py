@@ -397,7 +397,7 @@ async def test_a_peer_that_comes_and_goes_does_not_fill_the_log(
             await trio.sleep(1)
             await net.made[-1][0].aclose()
         assert net.dials > 20
-        assert capsys.readouterr().out.count("link ended") == 4
+        assert "".join(capsys.readouterr()).count("link ended") == 4  # Wherever another test sent the log.
 
 
 async def test_a_clean_end_is_no_fault(autojump_clock: trio.testing.MockClock) -> None:
