@@ -78,10 +78,15 @@ class Mesh:
 
     def start(self, member: str) -> None:
         """Start a daemon of a killed member's folder, as an admin would by hand; back once it answers."""
-        self.spawn(member)
-        until(lambda: self.cli("status", "--json", member=member).code in (0, 1), f"{member} to answer")
+        process = self.spawn(member)
 
-    def spawn(self, member: str) -> None:
+        def answers() -> bool:
+            assert process.poll() is None, (self.root / "logs" / f"{member}.log").read_text()
+            return self.cli("status", "--json", member=member).code in (0, 1)
+
+        until(answers, f"{member} to answer")
+
+    def spawn(self, member: str) -> "subprocess.Popen[bytes]":
         """The same without waiting."""
         verb = ["ca", "serve"] if member == "ca" else ["run"]
         with (self.root / "logs" / f"{member}.log").open("ab") as log:
@@ -89,6 +94,7 @@ class Mesh:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.started.append(process)
         self.env[PIDS[member]] = str(process.pid)
+        return process
 
     def ready(self, member: str) -> None:
         """Wait until a member says that it is ready."""
