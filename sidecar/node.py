@@ -97,7 +97,7 @@ class Node:
         self.sessions = Sessions(seams.cgroups)
         self._outbox, self._inbox = trio.open_memory_channel[list[bytes]](1_024)
         self.member = Member(seams.journal, seams.objects, self.bundle, seams.clock, self)
-        overlay = Overlay(self.standing, dial_tcp, seams.clock)
+        overlay = Overlay(self.standing, dial_tcp)
         self.pool = Pool(overlay, seams.clock, lambda: self.credential.chain)
         self.carrier = Carrier(
             situation=self,

@@ -21,7 +21,7 @@ from OpenSSL import SSL
 
 from pki import codec
 from pki.bundle import TrustBundle
-from pki.clock import Clock, Wall
+from pki.clock import Wall
 from pki.errors import RemoteError, UnreachableError
 from pki.spiffe import IdKind, SpiffeId
 from pki.spki import spki
@@ -123,10 +123,9 @@ class Connection:
 class Overlay:
     """Makes connections. Contexts are rebuilt when the certificate or the bundle changes, and only then."""
 
-    def __init__(self, standing: Callable[[], Standing], dial: Dial, clock: Clock) -> None:
+    def __init__(self, standing: Callable[[], Standing], dial: Dial) -> None:
         self._standing = standing
         self._dial = dial
-        self._clock = clock
         self._contexts: dict[bool, tuple[object, SSL.Context]] = {}
 
     async def accept(self, transport: trio.abc.Stream) -> Connection:

@@ -66,7 +66,7 @@ class InnerNode:
 
     def __post_init__(self) -> None:
         self.credential, self.identity = self.mesh.credential(self.name)
-        self.overlay = Overlay(self.standing, self.mesh.dial, self.mesh.clock)
+        self.overlay = Overlay(self.standing, self.mesh.dial)
         self.pool = Pool(self.overlay, self.mesh.clock, lambda: self.credential.chain)
         self.carrier = carrier(self.scene, self.log)
         self.agent = AgentSide(self, self.carrier, self.pool, self.sessions, self.kernel)

@@ -48,6 +48,8 @@ PURE_CORES = (
     "sidecar.gossip.store",
     "sidecar.gossip.texts",
     "sidecar.policy",
+    "sidecar.policy.target",
+    "sidecar.proxy.proof",
     "sidecar.proxy.streams",
     "sidecar.reasons",
     "sidecar.snapshot",

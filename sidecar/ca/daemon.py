@@ -130,7 +130,7 @@ def _peering(config: CaConfig, authority: Authority, member: Member, clock: Cloc
             is_member=lambda identity: is_member_identity(identity, snapshot),
         )
 
-    overlay = Overlay(standing, dial_tcp, clock)
+    overlay = Overlay(standing, dial_tcp)
     caps = Caps(config.limits.handshakes, config.limits.handshakes_per_address)
     return Peering(authority.id, overlay, member, caps, None)
 

@@ -176,7 +176,7 @@ class Rogue:
         self, role: Role = "stream", name: str = AGENTS, *, opens: bool = True
     ) -> AsyncIterator[Connection]:
         """A member's connection after both HELLOs."""
-        overlay = Overlay(lambda: self._standing(name), dial_tcp, SystemClock())
+        overlay = Overlay(lambda: self._standing(name), dial_tcp)
         connection = await overlay.dial(self.victim, self.node_id(VICTIM), role, opens=opens)
         connection.frames.limits = ANYTHING
         try:

@@ -20,7 +20,6 @@ from sidecar.net import dial_tcp
 from sidecar.overlay import HANDSHAKE_SECONDS, Connection, Overlay, Role, Standing, spki_pair
 from sidecar.wire import CONTROL_LIMITS, HELLO_LIMITS, STREAM_LIMITS, FrameType, Hello
 from tests.authority import TinyCa, new_key, tiny_ca
-from tests.clock import ManualClock
 
 NOW = SystemClock().wall()
 """OpenSSL reads the machine's clock, so the certificates must be valid by it."""
@@ -49,7 +48,7 @@ class Peer:
     transport: trio.abc.Stream | None = None
 
     def __post_init__(self) -> None:
-        self.overlay = Overlay(self.standing, self._dial, ManualClock())
+        self.overlay = Overlay(self.standing, self._dial)
 
     def standing(self) -> Standing:
         return Standing(self.credential, self.ca.bundle, self.now, self._is_member)
@@ -359,7 +358,7 @@ async def test_an_address_nobody_listens_on_is_unreachable() -> None:
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     port = listener.socket.getsockname()[1]
     await listener.aclose()
-    overlay = Overlay(Peer(ALICE).standing, dial_tcp, ManualClock())
+    overlay = Overlay(Peer(ALICE).standing, dial_tcp)
     with pytest.raises(UnreachableError, match=f"127.0.0.1:{port}: "):
         await overlay.dial(Address("127.0.0.1", port), BOB.id, "control")
 
@@ -370,7 +369,7 @@ async def test_a_dial_that_the_network_refuses_is_unreachable() -> None:
     async def no_route(address: Address) -> trio.abc.Stream:
         raise OSError(113, f"no route to {address.host}")
 
-    overlay = Overlay(Peer(ALICE).standing, no_route, ManualClock())
+    overlay = Overlay(Peer(ALICE).standing, no_route)
     with pytest.raises(UnreachableError, match=r"192\.0\.2\.1:7443: no route"):
         await overlay.dial(WHERE, BOB.id, "control")
 
@@ -421,7 +420,7 @@ async def test_an_idle_connection_is_quiet_until_its_peer_says_something() -> No
     """Bytes that nobody asked for, or an end, are seen without waiting."""
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     address = Address("127.0.0.1", listener.socket.getsockname()[1])
-    alice, bob = Overlay(Peer(ALICE).standing, dial_tcp, ManualClock()), Peer(BOB).overlay
+    alice, bob = Overlay(Peer(ALICE).standing, dial_tcp), Peer(BOB).overlay
     accepted: list[Connection] = []
 
     async def accept() -> None:

@@ -101,9 +101,11 @@ def test_a_unix_caller_that_is_gone_is_nobody(listener: socket.socket, diag: Soc
 
 def test_a_tcp_caller_is_looked_up_as_before(diag: SockDiag) -> None:
     """One question for both kinds of binding."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as caller:
-            accepted, _ = server.accept()
-            with accepted:
-                assert Callers(diag, None).caller_of(accepted) == diag.caller_of(accepted)
-                assert caller.fileno() > 0
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as caller,
+    ):
+        accepted, _ = server.accept()
+        with accepted:
+            assert Callers(diag, None).caller_of(accepted) == diag.caller_of(accepted)
+            assert caller.fileno() > 0
