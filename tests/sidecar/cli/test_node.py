@@ -38,8 +38,20 @@ NODE: dict[str, Any] = CA | {
     "not_after": AT,
     "segments": {"retrieval": {"fresh": True, "until": AT}, "action": {"fresh": False, "until": None}},
     "bindings": [
-        {"agent": "researcher", "service": "wiki", "port": 15001, "address": "127.0.0.1:15001", "problem": ""},
-        {"agent": "researcher", "service": "vault", "port": 15002, "address": "127.0.0.1:15002", "problem": "port taken"},
+        {
+            "agent": "researcher",
+            "service": "wiki",
+            "port": 15001,
+            "address": "127.0.0.1:15001",
+            "problem": "",
+        },
+        {
+            "agent": "researcher",
+            "service": "vault",
+            "port": 15002,
+            "address": "127.0.0.1:15002",
+            "problem": "port taken",
+        },
     ],
     "streams": 2,
     "sessions": 1,
