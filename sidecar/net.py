@@ -1,6 +1,7 @@
 """Dial and listen: the seams to the network, with the socket options every connection of ours has."""
 
 import errno
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -73,11 +74,12 @@ def tune(stream: trio.SocketStream) -> None:
 
 
 def _why(error: OSError) -> str:
-    """The system's words. Trio tries several addresses and hangs the real errors below its own."""
+    """The system's words. Trio puts its own around them, and hangs those of several addresses below."""
     group = error.__cause__
-    causes = group.exceptions if isinstance(group, BaseExceptionGroup) else (error,)
-    first = causes[0]
-    return (first.strerror if isinstance(first, OSError) else None) or "cannot be reached"
+    first = group.exceptions[0] if isinstance(group, BaseExceptionGroup) else error
+    if isinstance(first, OSError) and first.errno and not isinstance(first, socket.gaierror):
+        return os.strerror(first.errno)
+    return getattr(first, "strerror", None) or "cannot be reached"
 
 
 async def accept_forever(

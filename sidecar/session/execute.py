@@ -35,8 +35,18 @@ def run_command(command: list[str], environment: dict[str, str], uid: int) -> in
 
 
 def _pass_on(child: "subprocess.Popen[bytes]", number: int) -> None:
+    if number in (signal.SIGINT, signal.SIGQUIT) and _has_terminal():
+        return  # Typed there: the kernel has told the whole process group, the child too.
     with suppress(ProcessLookupError):
         child.send_signal(number)
+
+
+def _has_terminal() -> bool:
+    """Whether our process group is the one that the terminal talks to."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
 
 
 def _start(command: list[str], environment: dict[str, str], uid: int) -> "subprocess.Popen[bytes]":
