@@ -59,15 +59,15 @@ class Bindings:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the entrances open until cancelled."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
                 for entrance in self.entrances:
                     nursery.start_soon(self._keep_open, entrance, nursery)
                 task_status.started()
                 await trio.sleep_forever()
-        finally:
-            self._nursery = None
+            finally:
+                self._nursery = None  # While it still takes tasks: a policy may come even now.
 
     async def follow(self, policy: Policy | None) -> None:
         """Open what ``policy`` adds and close what it dropped; returns once each has been tried."""
