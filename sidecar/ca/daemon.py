@@ -87,7 +87,7 @@ def compose(paths: Paths, config: CaConfig, signer: StatementSigner, clock: Cloc
     authority, objects = signer.authority, Objects(paths.objects)
     office = Office(signer, objects, clock, dev=config.dev)
     office.member = Member(Journal(paths.statements), objects, authority.bundle, clock, office)
-    office.peering = _peering(config, authority, office.member, clock)
+    office.peering = _peering(config, authority, office.member)
     return office
 
 
@@ -118,7 +118,7 @@ def _lifetimes(config: CaConfig) -> Lifetimes:
     return Lifetimes(node=wanted.node, session=wanted.session, operator=wanted.operator)
 
 
-def _peering(config: CaConfig, authority: Authority, member: Member, clock: Clock) -> Peering:
+def _peering(config: CaConfig, authority: Authority, member: Member) -> Peering:
     own = Credential(authority.id, (authority.tls.certificate,), authority.tls.key)
 
     def standing() -> Standing:

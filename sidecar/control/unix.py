@@ -74,7 +74,9 @@ async def on_error(request: Request, error: Exception) -> Response:
     match error:
         case HTTPException():
             return _refusal(
-                error.status_code, "not_found", f"{request.method} {request.url.path}: no such call; is --dir of the right daemon?"
+                error.status_code,
+                "not_found",
+                f"{request.method} {request.url.path}: no such call; is --dir of the right daemon?",
             )
         case ConfigError():
             return _refusal(400, "faults", "\n".join(map(str, error.faults)))

@@ -161,14 +161,10 @@ def test_without_a_terminal_the_passphrase_has_to_come_from_a_file(ca: LiveCa, r
     """Before the token is spent."""
     token = ca.token("operator:carol", "--role", "responder")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("click.termui.hidden_prompt_func", no_terminal)
+        patch.setattr("sidecar.operator._has_terminal", lambda: False)
         done = paste(root, token)
     assert (done.code, "set LOCKGATE_PASSPHRASE_FILE" in done.err) == (Exit.NO, True)
     assert paste(root, token, "--no-passphrase").code == Exit.YES
-
-
-def no_terminal(_: str) -> str:
-    raise EOFError
 
 
 def test_half_way_an_operator_takes_a_new_token(ca: LiveCa, root: Path, tmp_path: Path) -> None:
