@@ -52,6 +52,9 @@ STREAM_LIMITS = {
     FrameType.RESET: 64,
 }
 
+IDLE_LIMITS = {kind: STREAM_LIMITS[kind] for kind in (FrameType.PROVE, FrameType.OPEN)}
+"""Of an opener between two streams: thousands of idle connections must not hold 256 KiB each."""
+
 CONTROL_LIMITS = {
     FrameType.STATEMENTS: MAX_FRAME_BODY,
     FrameType.SUMMARY: 128,

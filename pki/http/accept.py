@@ -28,6 +28,8 @@ HANDSHAKES = 64
 HANDSHAKES_PER_ADDRESS = 32
 CONNECTIONS = 1024
 CONNECTIONS_PER_ADDRESS = 128
+STRANGERS = 512
+"""Connections without a certificate, of all addresses together: there is always room for members."""
 REPORT_SECONDS = 10.0
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 PAUSE_SECONDS = 0.1
@@ -79,6 +81,7 @@ class _Door:
     _threshold: Threshold = field(default_factory=lambda: Threshold(HANDSHAKES, HANDSHAKES_PER_ADDRESS))
     _connections: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(CONNECTIONS))
     _by_address: Counter[str] = field(default_factory=Counter)
+    _strangers: int = 0
     _turned_away: _Tally = field(default_factory=_Tally)
 
     async def accept_from(self, listener: trio.abc.Listener[trio.abc.Stream], nursery: trio.Nursery) -> None:
@@ -113,16 +116,22 @@ class _Door:
         admitted = await self._admit(transport, address)
         if admitted is None:
             return
+        stream, peer = admitted
+        is_stranger = peer is None
         if self._by_address[address] >= CONNECTIONS_PER_ADDRESS:
             self._turned_away.add("too many connections from one address")
             return
+        if is_stranger and self._strangers >= STRANGERS:
+            self._turned_away.add("too many connections without a certificate")
+            return
         self._by_address[address] += 1
+        self._strangers += is_stranger
         try:
-            stream, peer = admitted
             extra = {"lockgate.peer": peer, "lockgate.exporter": stream.exporter}
-            await serve_connection(stream, self.app, extra=extra, limits=MEMBER if peer else STRANGER)
+            await serve_connection(stream, self.app, extra=extra, limits=STRANGER if is_stranger else MEMBER)
         finally:
             self._by_address -= Counter({address: 1})
+            self._strangers -= is_stranger
 
     async def _admit(
         self, transport: trio.abc.Stream, address: str

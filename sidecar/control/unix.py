@@ -1,12 +1,12 @@
 """Serve an ASGI app on a Unix socket. Each request carries the caller's kernel credentials in its scope."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
-import structlog
 import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,30 +16,41 @@ from starlette.types import ASGIApp
 from pki.errors import ConfigError, LocalError, LockgateError, RemoteError, UnreachableError
 from pki.http.server import serve_connection
 from sidecar.control import SCHEMA_VERSION
+from sidecar.log import Refusals
 from sidecar.net import accept_forever
 from sidecar.peercred import PeerCred, peer_cred
 
 CALLER = "lockgate.caller"
 
-log = structlog.get_logger(__name__)
+CALLS_PER_UID = 64
+"""Connections at a time: every local user may open the agent's socket, and none may use up our descriptors."""
 
 
 async def serve_unix(listener: trio.SocketListener, app: ASGIApp) -> None:
     """Serve ``app`` until cancelled, then close ``listener``."""
+    refusals, live = Refusals(), Counter[int]()
 
     async def handle(stream: trio.abc.Stream) -> None:
         if not isinstance(stream, trio.SocketStream):
             return
         try:
-            extra: Mapping[str, Any] = {CALLER: peer_cred(stream.socket)}
+            caller = peer_cred(stream.socket)
         except LocalError:
             await trio.aclose_forcefully(stream)
             return
-        await serve_connection(stream, app, extra=extra)
+        if live[caller.uid] >= CALLS_PER_UID:
+            refusals.note("limit", "too many calls at once on a control socket", uid=caller.uid)
+            await trio.aclose_forcefully(stream)
+            return
+        live[caller.uid] += 1
+        try:
+            await serve_connection(stream, app, extra={CALLER: caller})
+        finally:
+            live.subtract((caller.uid,))
 
     async with listener:
         await accept_forever(
-            listener, handle, lambda: log.warning("no descriptors left, a control socket pauses")
+            listener, handle, lambda: refusals.note("full", "no descriptors left, a control socket pauses")
         )
 
 

@@ -19,6 +19,8 @@ from sidecar.address import Address
 from sidecar.overlay import Connection, Overlay
 
 QUEUE_MESSAGES = 1_024
+QUEUE_BYTES = 8 * 1024 * 1024
+"""Of policy texts, which are copied for each peer that asks; envelopes are the store's own."""
 SEND_SECONDS = 10.0
 FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 1.0
@@ -45,6 +47,8 @@ class Link:
     inbox: trio.MemoryReceiveChannel[Wire]
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     replaced: bool = False
+    queued: int = 0
+    """Bytes of policy text in the outbox."""
 
 
 class Links:
@@ -83,6 +87,9 @@ class Links:
         if link is None or link.scope.cancel_called:
             return
         try:
+            link.queued += _weight(message)
+            if link.queued > QUEUE_BYTES:
+                raise trio.WouldBlock
             link.outbox.send_nowait(message)
         except trio.WouldBlock:
             self._on_fault(peer, "it does not read what it asked for")
@@ -169,6 +176,7 @@ class Links:
         async for message in link.inbox:
             with trio.fail_after(SEND_SECONDS):
                 await link.connection.frames.send(*wire.encode(message))
+            link.queued -= _weight(message)
 
     async def _receive_all(self, peer: str, link: Link) -> None:
         while (frame := await link.connection.frames.receive()) is not None:
@@ -203,3 +211,7 @@ def _why(group: BaseExceptionGroup[BaseException]) -> str:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     return str(cause) or type(cause).__name__
+
+
+def _weight(message: Wire) -> int:
+    return len(message.data) if isinstance(message, wire.Object) else 0

@@ -175,6 +175,7 @@ class ToolSide:
     async def _serve_all(self, connection: Connection) -> None:
         proven = _Proven(connection)
         ordinal = 0
+        connection.frames.limits = wire.IDLE_LIMITS
         while (frame := await _next_frame(connection)) is not None:
             if frame.type == FrameType.PROVE:
                 self._take_proof(proven, frame.body)
@@ -186,8 +187,10 @@ class ToolSide:
                     # Two streams under one id would have one record of their end between them.
                     raise RemoteError(f"OPEN of stream {opening.stream}, which is live")
                 ordinal += 1
+                connection.frames.limits = wire.STREAM_LIMITS
                 if not await self._serve_open(proven, opening):
                     return
+                connection.frames.limits = wire.IDLE_LIMITS
             else:
                 raise RemoteError(f"frame type {frame.type} does not belong between streams")
 

@@ -219,6 +219,25 @@ async def test_one_address_has_a_share_of_the_connections(
                 assert (await good.request("GET", "/")).json is None
 
 
+async def test_strangers_leave_room_for_members(ca: TinyCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many have no certificate, a node can still renew its own."""
+    monkeypatch.setattr(accept, "STRANGERS", 2)
+    key = new_key()
+    with capture_logs():
+        async with serving(ca) as door:
+            strangers = [await door.client() for _ in range(2)]
+            async with await door.client() as third:
+                with pytest.raises(UnreachableError):
+                    await third.request("GET", "/")
+            async with await door.client(ca.issue(ca.node(), key), key) as member:
+                assert (await member.request("GET", "/")).json == str(ca.node())
+            for stranger in strangers:
+                await stranger.aclose()
+            await trio.testing.wait_all_tasks_blocked()
+            async with await door.client() as good:
+                assert (await good.request("GET", "/")).json is None
+
+
 async def test_accepting_pauses_at_the_cap_of_all(
     ca: TinyCa, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:

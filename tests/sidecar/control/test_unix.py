@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from pki.errors import ConfigError, Fault, LocalError, RefusedError, UnreachableError
+from sidecar.control import unix
 from sidecar.control.client import call
 from sidecar.control.unix import ERROR_HANDLERS, answer, caller_of, is_root, serve_unix
 from sidecar.net import listen_unix
@@ -93,6 +95,26 @@ async def test_each_of_our_errors_is_an_answer(how: str, status: int, reason: st
     """In one form, so that the command line can tell them apart."""
     said = await ask(APP, "GET", f"/fail/{how}")
     assert (said[0], said[1]["error"]["reason"], message(said)) == (status, reason, words)
+
+
+async def test_one_user_has_a_share_of_the_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond it they are closed at once; when others end, there is room again."""
+    monkeypatch.setattr(unix, "CALLS_PER_UID", 3)
+    path = tmp_path / "a.sock"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_unix, listen_unix(path, 0o666), APP)
+        held = [await trio.open_unix_socket(str(path)) for _ in range(3)]
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(UnreachableError):
+            await trio.to_thread.run_sync(call, path, "GET", "/who")
+        for stream in held:
+            await stream.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        answer = await trio.to_thread.run_sync(call, path, "GET", "/who")
+        assert answer["uid"] == os.geteuid()
+        nursery.cancel_scope.cancel()
 
 
 def test_root_and_the_daemons_own_user_may_do_all() -> None:

@@ -12,6 +12,7 @@ from pki.framing import HEADER_BYTES
 from pki.spiffe import SpiffeId
 from pki.statement import Wire
 from pki.tls.frames import FrameStream
+from sidecar import wire
 from sidecar.address import Address
 from sidecar.gossip import links as links_module
 from sidecar.gossip.links import LAST_RETRY_SECONDS, SEND_SECONDS, Contact, Links
@@ -235,6 +236,23 @@ async def test_many_messages_at_once_drop_a_link_once(monkeypatch: pytest.Monkey
             a.links.send(str(b.id), HELLO)
         await idle()
         assert len(a.faults) == 1
+
+
+async def test_what_waits_for_a_peer_has_a_limit_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a policy are copies: who asks for thousands and does not read must not fill the memory."""
+    monkeypatch.setattr(links_module, "QUEUE_BYTES", 250)
+    part = wire.Object(digest="0" * 64, offset=0, total=100, data=bytes(100))
+    async with network() as net:
+        a, b = net.node("a"), net.node("b")
+        net.link(a, b)
+        await idle()
+        for _ in range(5):  # Sent, it weighs no more.
+            a.links.send(str(b.id), part)
+            await idle()
+        assert a.faults == []
+        for _ in range(3):
+            a.links.send(str(b.id), part)
+        assert a.faults == [(str(b.id), "it does not read what it asked for")]
 
 
 async def test_a_send_that_hangs_ends_the_link(autojump_clock: trio.testing.MockClock) -> None:
