@@ -79,6 +79,7 @@ async def run(paths: Paths) -> None:
     """Serve until told to stop; raises LocalError or ConfigError when it cannot start."""
     config = read_config(paths)
     log.configure(config.log_level)
+    lifecycle.use_all_descriptors()
     node = compose(paths, config)
     overlay = await lifecycle.listen_all(config.listen, "overlay port")
     admin = listen_unix(paths.admin_sock, ADMIN_MODE)

@@ -1,5 +1,6 @@
 """What every daemon of ours does between start and stop: sockets, signals, the boot it lives in."""
 
+import resource
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,13 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def boot_id() -> str:
     """Names this boot of the machine: CLOCK_BOOTTIME of another one means nothing."""
     return BOOT_ID.read_text().strip()
+
+
+def use_all_descriptors() -> None:
+    """Raise the soft limit to the hard one: a shell's usual 1,024 would be 500 streams."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def make_folders(paths: Paths) -> None:

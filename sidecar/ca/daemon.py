@@ -54,6 +54,7 @@ async def run(paths: Paths) -> None:
     """Serve until told to stop; raises LocalError or ConfigError when it cannot start."""
     config = read_config(paths)
     log.configure(config.log_level)
+    lifecycle.use_all_descriptors()
     lifecycle.make_folders(paths)
     clock = SystemClock()
     authority = open_online(paths.authority_dir)
