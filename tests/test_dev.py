@@ -232,7 +232,8 @@ def test_an_interrupted_start_leaves_nothing_and_is_taken_up(tmp_path: Path) -> 
     with dev_mesh(root) as mesh, connect(echo_port(mesh)) as stream:
         assert ask(stream, b"hello") == b"hello"
         with_the_terminal = ctrl_c_to_the_group(mesh)
-        assert how_it_ends(stream) == "reset"
+        # A reset when a node ends first, a clean end when the echo tool does.
+        assert how_it_ends(stream) in ("reset", "closed")
     print(f"Ctrl-C to the process group: {with_the_terminal:.2f} s")  # noqa: T201
     nothing_is_left(root)
     assert all("Traceback" not in log.read_text() for log in (root / "logs").glob("*.log"))
