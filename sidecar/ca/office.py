@@ -11,6 +11,7 @@ Rules:
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -55,6 +56,8 @@ class Office:
         self._clock = clock
         self._dev = dev
         self._thread = trio.CapacityLimiter(1)
+        # Of its own: a policy that takes seconds to check must not hold up the heartbeat.
+        self._checking = trio.CapacityLimiter(1)
         self._turn = trio.Lock()
         self._news = trio.Event()
         self._banned: set[str] = set()
@@ -107,10 +110,11 @@ class Office:
     async def apply_policy(self, text: str, author: str) -> dict[str, object]:
         """Check a policy against the roster and put it in force; raises ConfigError with every fault."""
         data = text.encode()
-        policy = await trio.to_thread.run_sync(load_policy, data, FILE)
+        policy = await trio.to_thread.run_sync(load_policy, data, FILE, limiter=self._checking)
         async with self._turn:
             now, roster = self._clock.wall(), self.member.snapshot.roster
-            findings = check(policy, roster, dev=self._dev, now=now)
+            judge_policy = partial(check, policy, roster, dev=self._dev, now=now)
+            findings = await trio.to_thread.run_sync(judge_policy, limiter=self._checking)
             faults = [
                 Fault(one.fault(FILE).where, one.what, one.hint)
                 for one in findings
