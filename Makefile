@@ -13,7 +13,7 @@ export PIP_CONSTRAINT := .ci/constraints.txt
 export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: try test lint types tests bench lock clean
+.PHONY: try test lint types tests fuzz bench lock clean
 
 try: .venv/.installed
 	@.venv/bin/lockgate dev --tour
@@ -30,6 +30,12 @@ types: .venv/.installed-dev
 tests: .venv/.installed-dev
 	@.ci/system-packages
 	@$(PYTHON) -m pytest
+
+# Coverage-guided fuzzing of everything that reads bytes from outside: FUZZ_SECONDS for each.
+FUZZ_SECONDS := 60
+fuzz: .venv/.installed-dev
+	@$(PYTHON) -m pip install --quiet --editable '.[fuzz]'
+	@$(PYTHON) -m tests.fuzz $(FUZZ_SECONDS)
 
 # Five minutes or so, on a machine with nothing else to do. Writes its tables into docs/benchmarks.md.
 bench: .venv/.installed-dev

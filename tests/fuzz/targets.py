@@ -1,0 +1,113 @@
+"""What takes bytes from outside: any input gives a value or the one error type that says whose fault it is."""
+
+from collections.abc import Callable
+
+from pki import codec
+from pki.chain import from_pem
+from pki.errors import ConfigError, LocalError, RemoteError
+from pki.framing import FrameDecoder
+from pki.spiffe import SpiffeId
+from pki.statement import parse
+from pki.token import Token
+from pki.verify import verify
+from sidecar import wire
+from sidecar.address import Address
+from sidecar.audit.chain import unseal
+from sidecar.config import load_ca_config, load_node_config
+from sidecar.policy.load import load_policy
+from sidecar.proxy.sockdiag import decode_reply
+from tests.authority import NOW, tiny_ca
+
+BUNDLE = tiny_ca().bundle
+
+
+def frames(data: bytes) -> None:
+    """Frames, fed in two pieces."""
+    decoder = FrameDecoder({**wire.STREAM_LIMITS, **wire.CONTROL_LIMITS})
+    for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
+        decoder.feed(piece)
+        while decoder.next_frame() is not None:
+            pass
+
+
+def hello(data: bytes) -> None:
+    wire.decode_as(wire.Hello, data, wire.FrameType.HELLO)
+
+
+def messages(data: bytes) -> None:
+    """Every other message, by its first byte."""
+    if data and data[0] in wire.BODIES:
+        wire.decode(data[0], data[1:])
+
+
+def proofs(data: bytes) -> None:
+    codec.decode(data, wire.ProveBody, limit=wire.STREAM_LIMITS[wire.FrameType.PROVE], what="PROVE body")
+
+
+def chains(data: bytes) -> None:
+    """Never raises at all."""
+    str(verify([data], BUNDLE, NOW))
+    str(verify([data[: len(data) // 2], data[len(data) // 2 :]], BUNDLE, NOW))
+
+
+def texts(data: bytes) -> None:
+    """Names as they stand in certificates, files and on the command line."""
+    text = data.decode(errors="surrogateescape")
+    for reader in (SpiffeId.parse, Address.parse, Token.parse):
+        try:
+            reader(text)
+        except (RemoteError, LocalError):
+            continue
+
+
+def statements(data: bytes) -> None:
+    parse(data)
+
+
+def pem(data: bytes) -> None:
+    from_pem(data)
+
+
+def policies(data: bytes) -> None:
+    load_policy(data, "policy.toml")
+
+
+def configs(data: bytes) -> None:
+    for load in (load_node_config, load_ca_config):
+        try:
+            load(data, "a.toml")
+        except ConfigError:
+            continue
+
+
+def audit_lines(data: bytes) -> None:
+    unseal(data)
+
+
+def kernel_replies(data: bytes) -> None:
+    decode_reply(data, 1)
+
+
+TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] = {
+    "frames": (frames, (RemoteError,)),
+    "hello": (hello, (RemoteError,)),
+    "messages": (messages, (RemoteError,)),
+    "proofs": (proofs, (RemoteError,)),
+    "chains": (chains, ()),
+    "texts": (texts, ()),
+    "statements": (statements, (RemoteError,)),
+    "pem": (pem, (RemoteError,)),
+    "policies": (policies, (ConfigError,)),
+    "configs": (configs, ()),
+    "audit-lines": (audit_lines, (RemoteError,)),
+    "kernel-replies": (kernel_replies, (LocalError,)),
+}
+
+
+def run(name: str, data: bytes) -> None:
+    """One input through one target; whatever is not an expected error is a bug."""
+    target, expected = TARGETS[name]
+    try:
+        target(data)
+    except expected:
+        return
