@@ -64,6 +64,7 @@ class Issuer:
 
     def session(self, session: SpiffeId, key: PublicKey, at: Wall, may_issue: MayIssue) -> Chain:
         """The first or next certificate of an agent's session, asked for by the node in its SPIFFE ID."""
+        self.refuse_banned(session)
         if not may_issue(session.node, session.name):
             what = (
                 f"session: no policy in force lets node {session.node} hold sessions of agent {session.name}"
@@ -71,7 +72,6 @@ class Issuer:
             raise RefusalError(
                 Refusal.NOT_LISTED, f"{what}; list the node under the agent and apply the policy"
             )
-        self.refuse_banned(session)
         plan = self._plan(session, key, at)
         lineage = self.register.claim_session(session, f"{plan.serial:x}")
         if lineage is None:

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from itertools import takewhile
@@ -67,12 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # What stands after -- is another program's.
     as_json = "--json" in takewhile(lambda word: word != "--", words)
-    try:
-        sys.exit(_run(words, as_json=as_json))
-    except BrokenPipeError:
-        # The reader has seen enough. Python flushes once more at its end, and would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.YES)
+    sys.exit(_run(words, as_json=as_json))
 
 
 def exit_code(error: LockgateError) -> Exit:
@@ -90,8 +84,8 @@ def _run(words: list[str], *, as_json: bool) -> int:
         return _failed(LocalError("interrupted"), Exit.INTERRUPTED, as_json=as_json)
     except LockgateError as error:
         return _failed(error, exit_code(error), as_json=as_json)
-    except BrokenPipeError:
-        raise
+    except SystemExit:
+        return Exit.YES  # click's word for a broken pipe: who reads our output has seen enough
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _failed(LocalError(what), Exit.NO, as_json=as_json)
