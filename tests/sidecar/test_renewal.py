@@ -1,0 +1,163 @@
+"""What is renewed when, in whose order, and what a failure leaves behind. The CA is a fake, time stands still."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+
+from pki.clock import HOUR, Wall
+from pki.errors import RefusedError, UnreachableError
+from pki.spiffe import SpiffeId
+from pki.spki import Key
+from pki.verify import Identity, verify
+from sidecar import renewal
+from sidecar.address import Address
+from sidecar.certify import CaAccess
+from sidecar.identity import Credential, NextKey
+from sidecar.renewal import Renewals, Spawn
+from sidecar.session.sessions import Session
+from tests.authority import NOW, TinyCa, new_key, tiny_ca
+from tests.clock import ManualClock
+
+
+@dataclass
+class World:
+    """A node, one session of it, and a CA that answers or fails as told."""
+
+    folder: Path
+    ca: TinyCa = field(default_factory=tiny_ca)
+    clock: ManualClock = field(default_factory=ManualClock)
+    failure: Exception | None = None
+    asked: list[str] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        key, session_key = new_key(), new_key()
+        self.credential = Credential(self.ca.node(), self.ca.issue(self.ca.node(), key), key)
+        self.credential.save(self.folder)
+        self.own = self.judged(self.credential.chain)
+        identity = self.judged(self.ca.issue(self.ca.agent(), session_key))
+        self.sessions = [Session(identity, session_key, 1000, NOW, "")]
+        self.renewals = Renewals(self, NextKey(self.folder), self.clock)
+
+    def judged(self, chain: tuple[bytes, ...]) -> Identity:
+        found = verify(chain, self.ca.bundle, self.clock.wall())
+        assert isinstance(found, Identity), found
+        return found
+
+    # What the renewals ask of their holder
+
+    def own_identity(self) -> Identity:
+        return self.own
+
+    def ca_access(self) -> CaAccess:
+        return CaAccess(Address("ca", 7444), self.ca.bundle, self.credential, self.clock)
+
+    def live_sessions(self) -> Iterable[Session]:
+        return list(self.sessions)
+
+    def take_up_node(self, credential: Credential, identity: Identity, spawn: Spawn) -> None:
+        self.credential, self.own = credential, identity
+        spawn(self.show, "node")
+
+    def take_up_session(self, session: Session, identity: Identity, key: Key, spawn: Spawn) -> None:
+        self.sessions = [Session(identity, key, session.uid, session.started, session.trace)]
+        spawn(self.show, "session")
+
+    async def show(self, what: str) -> None:
+        self.shown.append(what)
+
+    # The CA
+
+    async def renew_node(self, key: Key, ca: CaAccess) -> Identity:
+        return self.answer(ca.credential.id, key)
+
+    async def certify_session(self, session: SpiffeId, ca: CaAccess) -> tuple[Identity, Key]:
+        assert ca.credential is self.credential
+        key = new_key()
+        return self.answer(session, key), key
+
+    def answer(self, name: SpiffeId, key: Key) -> Identity:
+        self.asked.append(str(name.kind))
+        if self.failure is not None:
+            raise self.failure
+        return self.judged(self.ca.issue(name, key, at=self.clock.wall()))
+
+    async def renew(self) -> None:
+        """One round of renewals, with what it starts."""
+        async with trio.open_nursery() as nursery:
+
+            def spawn(work: Callable[..., Awaitable[None]], /, *args: object) -> None:
+                nursery.start_soon(work, *args)
+
+            await self.renewals.renew_due(spawn)
+
+    def pass_to(self, at: int) -> None:
+        self.clock.pass_time(at - self.clock.wall())
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(tmp_path / "identity")
+    monkeypatch.setattr(renewal, "renew_node", world.renew_node)
+    monkeypatch.setattr(renewal, "certify_session", world.certify_session)
+    return world
+
+
+async def test_nothing_is_asked_for_before_half_life(world: World) -> None:
+    """A certificate that is fresh is left alone."""
+    world.pass_to(NOW + HOUR * 2 // 5)
+    await world.renew()
+    assert world.asked == []
+
+
+async def test_after_half_life_the_node_comes_first_and_all_is_shown(world: World) -> None:
+    """A session is asked for in the node's name, so its certificate is the fresh one by then."""
+    before = world.own.serial
+    world.pass_to(NOW + HOUR * 3 // 5)
+    await world.renew()
+    assert world.asked == ["node", "agent"]
+    assert sorted(world.shown) == ["node", "session"]
+    assert world.own.serial != before
+    assert Credential.load(world.folder).chain == world.credential.chain
+    await world.renew()
+    assert world.asked == ["node", "agent"]
+
+
+async def test_a_failure_keeps_what_is_valid_and_waits(world: World) -> None:
+    """The old pair stays on disk and in use; the next try comes after a pause, and clears the trouble."""
+    held = world.credential
+    world.failure = UnreachableError("CA: cannot connect")
+    world.pass_to(NOW + HOUR * 3 // 5)
+    await world.renew()
+    assert world.credential is held
+    assert Credential.load(world.folder).chain == held.chain
+    assert "cannot connect" in world.renewals.trouble
+    await world.renew()
+    assert world.asked == ["node", "agent"]
+    world.failure = None
+    world.clock.pass_time(HOUR // 10)
+    await world.renew()
+    assert world.asked == ["node", "agent", "node", "agent"]
+    assert world.renewals.trouble == ""
+
+
+async def test_a_session_that_has_ended_is_not_brought_back(world: World) -> None:
+    """It ran out: its streams are gone, and a new run is a new session. The node itself asks on, in grace."""
+    world.pass_to(world.sessions[0].identity.not_after)
+    world.failure = RefusedError("no")
+    await world.renew()
+    assert world.asked == ["node"]
+
+
+async def test_a_refusal_of_one_session_is_no_trouble_of_the_node(world: World) -> None:
+    """A revoked session is refused by the CA, again and again, and that is all."""
+    world.pass_to(NOW + HOUR * 3 // 5)
+    await world.renew()
+    world.pass_to(Wall(world.sessions[0].identity.not_after - HOUR // 10))
+    world.own = world.judged(world.ca.issue(world.ca.node(), world.credential.key, at=world.clock.wall()))
+    world.failure = RefusedError("revoked")
+    await world.renew()
+    assert world.renewals.trouble == ""
