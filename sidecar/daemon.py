@@ -35,7 +35,8 @@ AGENT_MODE = 0o666
 STOP_SECONDS = 3.0
 MAX_WHY_CHARS = 2_000
 
-LIVE = frozenset({"ca", "ca_control", "limits", "log_level", "operator"})
+_STREAM_LIMITS = {f"limits.{name}" for name in ("streams", "half-close-idle", "idle", "lifetime")}
+LIVE = frozenset({"ca", "ca-control", "log-level", "operator"} | _STREAM_LIMITS)
 """Keys of node.toml that count without a restart."""
 
 _log = structlog.get_logger(__name__)
@@ -128,15 +129,16 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
 async def reload(paths: Paths, node: Node) -> list[str]:
     """Take up what node.toml says now; the keys that wait for a restart. A bad file raises, and changes nothing."""
     audit, clock = node.seams.audit, node.seams.clock
-    with lifecycle.reloading():
+    with lifecycle.reloading() as waiting:
         try:
             config = await trio.to_thread.run_sync(read_config, paths)
         except (ConfigError, LocalError) as error:
             audit.append(record.reload(clock.wall(), "refused", {"why": _brief(error)}))
             raise
-        waiting = lifecycle.needs_restart(node.config, config, LIVE)
-        node.reconfigure(node.config.model_copy(update={name: getattr(config, name) for name in LIVE}))
-        log.configure(config.log_level)
+        taken, changed = lifecycle.take_up(node.config, config, LIVE)
+        waiting += changed
+        node.reconfigure(taken)
+        log.configure(taken.log_level)
         audit.append(record.reload(clock.wall(), "applied", {"needs_restart": list(waiting)}))
         return waiting
 

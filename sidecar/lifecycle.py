@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 import trio
@@ -18,6 +19,8 @@ from sidecar.paths import Paths
 from sidecar.toml import Table
 
 log = structlog.get_logger(__name__)
+
+C = TypeVar("C", bound=Table)
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -59,28 +62,42 @@ async def listen_all(addresses: tuple[Address, ...], what: str) -> list[trio.Soc
 
 
 @contextmanager
-def reloading() -> Iterator[None]:
-    """Around a reload: tells the supervisor, and the log how it ended. A refusal goes on to whoever asked for it."""
+def reloading() -> Iterator[list[str]]:
+    """Around a reload, which fills in the keys that wait for a restart: tells the supervisor, and the log how it ended.
+
+    A refusal goes on to whoever asked for it.
+    """
     systemd.notify("RELOADING=1")
+    waiting: list[str] = []
     try:
-        yield
+        yield waiting
     except LockgateError as error:
         log.error("reload refused, the old configuration stays", why=str(error))
         raise
     else:
-        log.info("reloaded")
+        log.info("reloaded", needs_restart=waiting)
     finally:
         systemd.notify("READY=1")
 
 
-def needs_restart(running: Table, wanted: Table, live: Collection[str]) -> list[str]:
-    """The keys that ``wanted`` changes and that are not ``live``, as the file spells them."""
-    fields = type(running).model_fields
-    return [
-        field.alias or name
-        for name, field in fields.items()
-        if name not in live and getattr(running, name) != getattr(wanted, name)
-    ]
+def take_up(running: C, wanted: C, live: Collection[str], prefix: str = "") -> tuple[C, list[str]]:
+    """``running`` with the ``live`` keys of ``wanted``, and the changed keys that wait for a restart.
+
+    Keys are spelled as in the file: ``log-level``, ``limits.idle``.
+    """
+    update: dict[str, object] = {}
+    waiting: list[str] = []
+    for name, field in type(running).model_fields.items():
+        key = prefix + (field.alias or name)
+        old, new = getattr(running, name), getattr(wanted, name)
+        if isinstance(old, Table):
+            update[name], inner = take_up(old, new, live, f"{key}.")
+            waiting += inner
+        elif key in live:
+            update[name] = new
+        elif old != new:
+            waiting.append(key)
+    return running.model_copy(update=update), waiting
 
 
 def quietly(reload: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:

@@ -35,7 +35,7 @@ from sidecar.peering import Caps, Peering, is_member_identity
 
 ADMIN_MODE = 0o660
 
-LIVE = frozenset({"log_level", "operator"})
+LIVE = frozenset({"log-level", "operator"})
 """Keys of ca.toml that count without a restart."""
 
 _log = structlog.get_logger(__name__)
@@ -94,10 +94,11 @@ def compose(paths: Paths, config: CaConfig, signer: StatementSigner, clock: Cloc
 
 async def reload(paths: Paths, running: CaConfig) -> list[str]:
     """Take up what ca.toml says now; the keys that wait for a restart. A bad file raises, and changes nothing."""
-    with lifecycle.reloading():
+    with lifecycle.reloading() as waiting:
         config = await trio.to_thread.run_sync(read_config, paths)
         log.configure(config.log_level)
-        return lifecycle.needs_restart(running, config, LIVE)
+        waiting += lifecycle.take_up(running, config, LIVE)[1]
+        return waiting
 
 
 def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:

@@ -71,8 +71,9 @@ def test_without_node_toml_the_error_says_how_to_make_one(tmp_path: Path) -> Non
 async def test_a_good_file_is_taken_up(paths: Paths, levels: list[str]) -> None:
     """What counts without a restart counts at once, and is on record."""
     node = FakeNode(read_config(paths))
-    paths.node_toml.write_text(f'{TEXT}log-level = "warning"\n[limits]\nidle = "7s"\n')
+    paths.node_toml.write_text(f'{TEXT}log-level = "warning"\n[limits]\nidle = "7s"\nstreams = 9\n')
     assert await reloaded(paths, node) == []
+    assert node.config.limits.streams == 9
     assert node.config.limits.idle == 7 * SECOND
     assert levels == ["warning"]
     [record] = node.seams.audit.records
@@ -82,11 +83,14 @@ async def test_a_good_file_is_taken_up(paths: Paths, levels: list[str]) -> None:
 async def test_what_only_a_restart_takes_up_stays_as_it_was(paths: Paths, levels: list[str]) -> None:
     """It is named, to whoever asked and on record: another identity cannot come into force half."""
     node = FakeNode(read_config(paths))
-    paths.node_toml.write_text(TEXT.replace("agents-1", "agents-2") + 'listen = "10.0.0.1:1"\n')
+    paths.node_toml.write_text(
+        TEXT.replace("agents-1", "agents-2") + 'listen = "10.0.0.1:1"\n[limits]\nhandshakes = 9\n'
+    )
+    waiting = ["name", "listen", "limits.handshakes"]
     for _ in range(2):
-        assert await reloaded(paths, node) == ["name", "listen"]
+        assert await reloaded(paths, node) == waiting
     assert node.config.name == "agents-1"
-    assert node.seams.audit.records[-1].fields["needs_restart"] == ["name", "listen"]
+    assert node.seams.audit.records[-1].fields["needs_restart"] == waiting
 
 
 async def test_a_bad_file_keeps_the_old_and_says_why(paths: Paths, levels: list[str]) -> None:

@@ -39,9 +39,12 @@ async def test_reload_says_which_keys_wait_for_a_restart(paths: Paths, levels: l
     paths.ca_toml.write_text(
         f'{TEXT}log-level = "debug"\ncontrol-listen = "10.0.0.1:1"\n[lifetimes]\nnode = "1h"\n'
     )
-    with capture_logs():
-        assert await reload(paths, running) == ["control-listen", "lifetimes"]
+    with capture_logs() as logs:
+        assert await reload(paths, running) == ["control-listen", "lifetimes.node"]
     assert levels == ["debug"]
+    assert [(one["event"], one["needs_restart"]) for one in logs] == [
+        ("reloaded", ["control-listen", "lifetimes.node"])
+    ]
 
 
 async def test_a_bad_file_changes_nothing_and_the_log_says_why(paths: Paths, levels: list[str]) -> None:
