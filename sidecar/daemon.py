@@ -136,7 +136,7 @@ async def reload(paths: Paths, node: Node) -> list[str]:
             audit.append(record.reload(clock.wall(), "refused", {"why": _brief(error)}))
             raise
         taken, changed = lifecycle.take_up(node.config, config, LIVE)
-        waiting += changed
+        waiting.extend(changed)
         node.reconfigure(taken)
         log.configure(taken.log_level)
         audit.append(record.reload(clock.wall(), "applied", {"needs_restart": list(waiting)}))

@@ -97,7 +97,7 @@ async def reload(paths: Paths, running: CaConfig) -> list[str]:
     with lifecycle.reloading() as waiting:
         config = await trio.to_thread.run_sync(read_config, paths)
         log.configure(config.log_level)
-        waiting += lifecycle.take_up(running, config, LIVE)[1]
+        waiting.extend(lifecycle.take_up(running, config, LIVE)[1])
         return waiting
 
 
