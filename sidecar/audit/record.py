@@ -148,6 +148,15 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a stream was ended: by which rule or statement, and what helps who reads it."""
+
+    reason: Reason
+    rule: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """Payload bytes: ``bytes_in`` from the agent to the tool, ``bytes_out`` back."""
 
@@ -186,10 +195,9 @@ def closed(at: Wall, subject: Subject, traffic: Traffic) -> Record:
     return _of_stream(Kind.CLOSED, at, subject, _present(traffic))
 
 
-def cut(at: Wall, subject: Subject, reason: Reason, traffic: Traffic, rule: str = "") -> Record:
-    """A stream that was ended, why, and by which rule or statement."""
-    why = _present(Ruling(verdict="", reason=reason, rule=rule))
-    return _of_stream(Kind.CUT, at, subject, why | _present(traffic))
+def cut(at: Wall, subject: Subject, why: Ending, traffic: Traffic) -> Record:
+    """A stream that was ended by another than its two ends, or could not be opened."""
+    return _of_stream(Kind.CUT, at, subject, _present(why) | _present(traffic))
 
 
 def shed(at: Wall, subject: Subject, reason: Reason) -> Record:
@@ -305,7 +313,7 @@ def _event(kind: Kind, at: Wall, what: str, facts: Facts) -> Record:
     return Record(kind, at, {"what": what, **facts})
 
 
-def _present(part: Subject | Caller | Ruling | Traffic) -> dict[str, Value]:
+def _present(part: Subject | Caller | Ruling | Ending | Traffic) -> dict[str, Value]:
     """The fields of ``part`` that say something: not None, not empty; 0 says something."""
     values = {one.name: getattr(part, one.name) for one in fields(part)}
     return {name: value for name, value in values.items() if value not in (None, "", {})}

@@ -23,9 +23,9 @@ import trio
 from pki.clock import Clock
 from pki.errors import RemoteError
 from sidecar.audit import record
-from sidecar.audit.record import Record, Ruling, Traffic
+from sidecar.audit.record import Ending, Record, Ruling, Traffic
 from sidecar.audit.writer import AuditUnavailableError
-from sidecar.policy.decide import Decision, Request, decide
+from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request, decide
 from sidecar.policy.model import Audit, Verdict
 from sidecar.proxy.arrival import Arrival, EndedError, end_reason
 from sidecar.proxy.framed import ResetByPeer
@@ -279,11 +279,18 @@ class Carrier:
         traffic = Traffic(live.bytes_in, live.bytes_out)
         now = self.clock.wall()
         subject = replace(arrival.subject, peer=live.peer)
-        reason = live.reason or end.reason
-        if reason is None:
-            self.audit.append(record.closed(now, subject, traffic))
+        if live.reason is not None:
+            self.audit.append(record.cut(now, subject, Ending(live.reason, live.rule), traffic))
+        elif end.reason is not None:
+            why = Ending(end.reason, end.rule, _brief(end.hint))
+            self.audit.append(record.cut(now, subject, why, traffic))
         else:
-            self.audit.append(record.cut(now, subject, reason, traffic, live.rule or end.rule))
+            self.audit.append(record.closed(now, subject, traffic))
+
+
+def _brief(hint: str) -> str:
+    """For a record, which must be written whatever the words of a far end or a library hold."""
+    return hint[:MAX_HINT_CHARS].encode(errors="replace").decode()
 
 
 async def _await_statement(live: Live) -> None:

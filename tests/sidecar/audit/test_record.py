@@ -14,6 +14,7 @@ from sidecar.audit.record import (
     MAX_INTEGER,
     MAX_RECORD_BYTES,
     Caller,
+    Ending,
     Facts,
     Kind,
     Record,
@@ -195,7 +196,7 @@ NO_FIELDS: dict[str, Any] = {"verdict": "deny", "reason": "no_grant", "hint": "n
             {**STREAM_FIELDS, "bytes_in": 0, "bytes_out": 9},
         ),
         (
-            record.cut(AT, STREAM, Reason.LOCKED, Traffic(1, 2), "lock-1"),
+            record.cut(AT, STREAM, Ending(Reason.LOCKED, "lock-1"), Traffic(1, 2)),
             "cut",
             {**STREAM_FIELDS, "reason": "locked", "rule": "lock-1", "bytes_in": 1, "bytes_out": 2},
         ),
