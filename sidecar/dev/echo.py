@@ -5,6 +5,8 @@ import sys
 
 import trio
 
+from sidecar.lifecycle import use_all_descriptors
+
 CHUNK_BYTES = 65_536
 
 
@@ -26,6 +28,7 @@ async def serve(port: int) -> None:
 def main() -> None:
     """Serve until ended; Ctrl-C ends it without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    use_all_descriptors()
     trio.run(serve, int(sys.argv[1]))
 
 
