@@ -101,7 +101,12 @@ class Connection:
         return self.tls.exporter(label, spki_pair(opener, acceptor))
 
     def is_quiet(self) -> bool:
-        """Whether an idle connection is still there, with nothing unasked for on it. Asks the kernel, waits for nothing."""
+        """Whether an idle connection is still there, with nothing unasked for on it. Asks the kernel, waits for nothing.
+
+        What came along with a stream's last frame counts: left there, it would answer the next OPEN.
+        """
+        if self.frames.has_unread or self.tls.has_unread:
+            return False
         transport = self.tls.transport
         if not isinstance(transport, trio.SocketStream):
             return True

@@ -26,6 +26,11 @@ class FrameStream:
     def limits(self, limits: Limits) -> None:
         self._decoder.limits = limits
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether part of a frame, or whole ones, came that no receive has taken yet."""
+        return not self._decoder.at_boundary
+
     async def send(self, frame_type: int, body: bytes | bytearray | memoryview = b"") -> None:
         """Send one frame; raises LocalError for one that cannot be encoded."""
         await self.stream.send_all(encode(frame_type, body))

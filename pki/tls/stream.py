@@ -162,6 +162,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
             raise LocalError("TLS: this connection believes anyone, it has no verified peer")
         return self._peer_chain
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes have come from the transport that no receive has taken yet."""
+        return bool(self._tls.pending() or bytes_arrived(self._tls))
+
     def exporter(self, label: bytes, context: bytes, length: int = 32) -> bytes:
         """Keying material that both ends of this connection, and nobody else, can derive (RFC 8446 section 7.5)."""
         self._require_handshake()
@@ -209,7 +214,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         records: list[bytes] = []
         room = limit
         try:
-            while room and not self._receiver.ended and (self._tls.pending() or bytes_arrived(self._tls)):
+            while room and not self._receiver.ended and self.has_unread:
                 records.append(self._tls.recv(min(room, RECORD_BYTES)))
                 room -= len(records[-1])
         except SSL.WantReadError:

@@ -440,6 +440,17 @@ async def test_an_idle_connection_is_quiet_until_its_peer_says_something() -> No
     await listener.aclose()
 
 
+async def test_what_came_along_with_the_last_frame_is_not_quiet() -> None:
+    """It left the socket with the frame that was read; as an answer to the next OPEN it would be a forged one."""
+    near, far = (await meet(Peer(ALICE), Peer(BOB))).both()
+    near.frames.limits = STREAM_LIMITS
+    await far.frames.send_many([(FrameType.END, b""), (FrameType.DATA, b"late")])
+    frame = await near.frames.receive()
+    assert frame is not None
+    assert frame.type == FrameType.END
+    assert not near.is_quiet()
+
+
 async def test_without_a_socket_nothing_can_be_seen() -> None:
     """Over memory a connection counts as quiet."""
     near, _ = (await meet(Peer(ALICE), Peer(BOB))).both()
