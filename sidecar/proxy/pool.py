@@ -35,6 +35,8 @@ class Pooled:
     """Our certificate when it was made: after a renewal it is retired."""
     proven: dict[str, str] = field(default_factory=dict)
     """By session: the serial of the certificate that was proven."""
+    peer_proofs: int = 0
+    """How often the peer proved a certificate of its own."""
     ordinal: int = 0
     carried: int = 0
     """Payload bytes, both ways."""

@@ -18,6 +18,7 @@ from pki.spiffe import SpiffeId
 from sidecar import wire
 from sidecar.address import Address
 from sidecar.audit.record import Caller, Subject
+from sidecar.defaults import CONNECTION_PROOFS
 from sidecar.identity import Credential
 from sidecar.overlay import Standing
 from sidecar.policy.decide import Decision, Request
@@ -203,6 +204,9 @@ class RemoteArrival:
         """The tool's node proves its next certificate in the middle of a stream."""
         if self.pooled is None:
             return
+        self.pooled.peer_proofs += 1
+        if self.pooled.peer_proofs > CONNECTION_PROOFS:
+            raise RemoteError(f"more than {CONNECTION_PROOFS} PROVEs on one connection")
         connection, standing = self.pooled.connection, self.side.node.standing()
         prove = wire.decode_as(wire.Prove, body, FrameType.PROVE)
         exporter = connection.exporter(proof.EXPORTER_LABEL)
