@@ -4,7 +4,6 @@ The tables stand in tests/hostile, an attack a line. Each says what its maker se
 """
 
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 import pytest
 import trio
 
-from tests.hostile import gossiping, greeting, knocking, lingering, proving, streaming
-from tests.hostile.rogue import GONE, HANDSHAKE, REVOKED, ROGUE, VICTIM, Case, Rogue, soon
+from tests.hostile import answering, gossiping, greeting, knocking, lingering, proving, streaming
+from tests.hostile.answering import free_port
+from tests.hostile.rogue import AGENTS, GONE, HANDSHAKE, REVOKED, ROGUE, VICTIM, Case, Rogue, soon
 from tests.mesh import Mesh, curl, dev_mesh, has, lockgate, until
 
 CASES = [*knocking.CASES, *greeting.CASES, *proving.CASES, *streaming.CASES, *gossiping.CASES]
@@ -41,7 +41,7 @@ class Siege:
 def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
     """A dev mesh with two more nodes in its roster, one of them revoked, that have no daemon."""
     with dev_mesh(tmp_path_factory.mktemp("hostile") / "mesh") as mesh:
-        port = _free_port()
+        port = free_port()
         for name in (ROGUE, REVOKED):
             _join(mesh, name, port)
         assert mesh.cli("revoke", f"node:{REVOKED}", "--wait", "0s", operator="alice").code in (0, 3)
@@ -87,6 +87,29 @@ def test_who_answers_a_dial_wrongly_is_dialled_again(siege: Siege) -> None:
     assert len(trio.run(lingering.serve_them, siege.rogue, siege.port)) == len(lingering.SERVERS)
 
 
+def test_a_rogue_tools_node_gets_no_byte_before_it_accepts(siege: Siege) -> None:
+    """However it answers: its own stream ends, on record, the agent hears what was said on it, and no more."""
+    mesh, entrance = siege.mesh, free_port()
+    _apply(mesh, TRAP.format(node=ROGUE, port=entrance))
+    soon(lambda: _listens(mesh, entrance), "the entrance to open")
+
+    async def play() -> tuple[answering.Trap, list[bytes]]:
+        async with answering.trap(siege.rogue, siege.port) as trap:
+            heard = await answering.ask_all(entrance, len(trap.replies))
+            return trap, heard
+
+    trap, heard = trio.run(play)
+    assert (trap.replies, sorted(heard)) == ([], sorted(reply.heard for reply in trap.given.values()))
+    soon(lambda: len(_ends(mesh)) == len(trap.given), "all ends to be on record")
+    for stream, reason in _ends(mesh).items():
+        reply = trap.given[stream]
+        assert reason == reply.reason, reply.name
+        assert trap.told.get(stream, b"") in ((answering.SECRET, b"") if reply.is_accepted else (b"",)), (
+            reply.name
+        )
+    _apply(mesh, "")
+
+
 def test_after_all_that_the_node_is_as_it_was(siege: Siege) -> None:
     """The same process, no descriptor more, a short log, a whole audit log; and it serves its good clients."""
     mesh = siege.mesh
@@ -98,11 +121,26 @@ def test_after_all_that_the_node_is_as_it_was(siege: Siege) -> None:
     status = siege.rogue.status()
     assert status["ready"], status
     assert (status["locks"], status["streams"]) == ([], 0)
-    assert status["policy"] == siege.status["policy"]
     assert lockgate("audit", "verify", str(mesh.member(VICTIM) / "lib" / "audit")).code == 0
     assert has("curl"), "curl is in .ci/system-packages"
     assert curl(f"{mesh.env['WIKI']}/api/pages").returncode == 0
 
+
+TRAP = """
+[services.trap]
+segment = "retrieval"
+nodes = ["{node}"]
+target = "127.0.0.1:1"
+protocol = "tcp"
+[[bindings]]
+agent = "researcher"
+service = "trap"
+listen = {port}
+[[grants]]
+id = "trap"
+agents = ["researcher"]
+services = ["trap"]
+"""
 
 SLACK = 4
 """Descriptors that a busy node may hold more than an idle one: pooled connections of the good peer."""
@@ -114,6 +152,26 @@ def _join(mesh: Mesh, name: str, port: int) -> None:
         "--dir", str(mesh.member(name)), "join", "-", "--listen", f"127.0.0.1:{port}", given=token
     )
     assert done.code == 0, done.err
+
+
+def _apply(mesh: Mesh, more: str) -> None:
+    """The sample policy and more."""
+    file = mesh.root / "more.toml"
+    file.write_text((mesh.root / "policy.toml").read_text() + more)
+    done = mesh.cli("policy", "apply", str(file), "--wait", "0s", operator="alice")
+    assert done.code in (0, 3), done.err
+
+
+def _listens(mesh: Mesh, port: int) -> bool:
+    entrances = mesh.status(AGENTS)["bindings"]
+    return any(one["port"] == port and not one["problem"] for one in entrances)
+
+
+def _ends(mesh: Mesh) -> dict[str, str]:
+    """What became of the streams to the trap, by the log of the node they came from."""
+    ends = ("closed", "cut", "denied")
+    records = [one for one in mesh.records(AGENTS, service="trap") if one["kind"] in ends]
+    return {one["stream"]: one.get("reason", "") for one in records}
 
 
 def _count(rogue: Rogue, counter: str) -> int:
@@ -138,9 +196,3 @@ def _log(mesh: Mesh) -> str:
 
 def _is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
