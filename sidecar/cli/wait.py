@@ -29,7 +29,7 @@ def report(settings: Settings, answer: dict[str, Any], wait: int, done: str) -> 
     """
     standing = _wait(settings, answer["id"], wait)
     nodes: dict[str, dict[str, Any]] = standing.get("nodes", {})
-    lines = [_line(name, one, standing["issued"]) for name, one in nodes.items()]
+    lines = [_line(name, one, standing) for name, one in nodes.items()]
     if not standing:
         lines = [f"  not seen by the daemon of {settings.paths.run}; ask another: lockgate --dir DIR status"]
     settings.emit({**answer, "nodes": nodes}, "\n".join([done, *lines]))
@@ -57,9 +57,13 @@ def _is_confirmed(standing: dict[str, Any]) -> bool:
     return bool(standing) and all(one["state"] == "confirmed" for one in standing["nodes"].values())
 
 
-def _line(name: str, one: dict[str, Any], issued: int) -> str:
+def _line(name: str, one: dict[str, Any], standing: dict[str, Any]) -> str:
     if one["state"] == "confirmed":
-        delay = max(0, one["since"] - issued) / 1000
+        delay = max(0, one["since"] - standing["issued"]) / 1000
         return f"  {name}: in force after {delay:.0f} ms, {one['cut']} streams cut"
     limits = ", ".join(f"{segment} by {clock_time(at)}" for segment, at in one["refuses_by"].items())
-    return f"  {name}: unconfirmed" + (f"; refuses by itself {limits}" if limits else "")
+    if not limits:
+        return f"  {name}: unconfirmed"
+    # The CA may be up, out of our reach, and in that node's.
+    unless = "" if standing["counted"] else ", unless it hears a CA that has not heard of this"
+    return f"  {name}: unconfirmed; refuses by itself {limits}{unless}"

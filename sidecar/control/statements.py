@@ -13,8 +13,8 @@ from pki.spiffe import SpiffeId
 from pki.statement import MAX_STATEMENT_BYTES, parse
 from sidecar.control.unix import answer, body_of
 from sidecar.gossip.member import Member
+from sidecar.gossip.store import Entry
 from sidecar.peering import is_member
-from sidecar.snapshot import Snapshot
 
 
 class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +44,8 @@ def routes(member: Member, trust_domain: str) -> list[Route]:
                 "kind": entry.statement.kind,
                 "issued": entry.statement.payload.issued,
                 "author": entry.author,
-                "nodes": standing_of(member, entry.statement.id, trust_domain),
+                "counted": bool(entry.numbered),
+                "nodes": _standing(member, entry, trust_domain),
             }
         )
 
@@ -54,13 +55,9 @@ def routes(member: Member, trust_domain: str) -> list[Route]:
     ]
 
 
-def standing_of(member: Member, statement_id: str, trust_domain: str) -> dict[str, dict[str, Any]]:
-    """For each node of the roster that is not revoked: confirmed with its receipt, or unconfirmed.
-
-    An unconfirmed node refuses by itself once it is stale: at the latest ``stale_after`` of the segment past the
-    newest heartbeat that anybody can have.
-    """
-    receipts = member.store.receipts(statement_id)
+def _standing(member: Member, entry: Entry, trust_domain: str) -> dict[str, dict[str, Any]]:
+    """For each node of the roster that is not revoked: confirmed with its receipt, or unconfirmed."""
+    receipts = member.store.receipts(entry.statement.id)
     snapshot = member.snapshot
     rows: dict[str, dict[str, Any]] = {}
     for name in sorted(snapshot.roster.nodes):
@@ -68,17 +65,23 @@ def standing_of(member: Member, statement_id: str, trust_domain: str) -> dict[st
         if not is_member(who, (), snapshot):
             continue
         receipt = receipts.get(str(who))
-        line = next((one for one in receipt.applied if one.id == statement_id), None) if receipt else None
+        lines = receipt.applied if receipt else []
+        line = next((one for one in lines if one.id == entry.statement.id), None)
         if line is not None:
             rows[name] = {"state": "confirmed", "since": line.since, "cut": line.cut}
         else:
-            rows[name] = {"state": "unconfirmed", "refuses_by": refuses_by(snapshot, member)}
+            rows[name] = {"state": "unconfirmed", "refuses_by": _refuses_by(member, entry)}
     return rows
 
 
-def refuses_by(snapshot: Snapshot, member: Member) -> dict[str, int]:
-    """By segment: when a node that hears nothing more must refuse (wall, us)."""
-    beat = member.freshness.newest
-    if beat is None or snapshot.policy is None:
+def _refuses_by(member: Member, entry: Entry) -> dict[str, int]:
+    """By segment: when a node that does not hold the statement must refuse by itself (wall, us), being stale.
+
+    Once the CA counts the statement, no later heartbeat makes such a node fresh. Until then this holds only if the CA
+    is down: a node that is cut off from us may go on hearing a CA that knows of nothing.
+    """
+    beat, policy = member.freshness.newest, member.snapshot.policy
+    if beat is None or policy is None:
         return {}
-    return {name: beat.issued + segment.stale_after for name, segment in snapshot.policy.segments.items()}
+    newest = max(beat.issued, *(one.payload.issued for one in entry.numbered), 0)
+    return {name: newest + segment.stale_after for name, segment in policy.segments.items()}

@@ -50,7 +50,7 @@ def test_each_node_is_named_and_one_that_is_missing_makes_it_unconfirmed(
     lines: list[str],
 ) -> None:
     """With the time after which it refuses by itself, where that is known."""
-    daemon.says(CALL, issued=2_000, nodes=nodes)
+    daemon.says(CALL, issued=2_000, counted=True, nodes=nodes)
     assert reported(daemon) == code
     assert capsys.readouterr().out.splitlines() == ["done", *lines]
 
@@ -58,8 +58,8 @@ def test_each_node_is_named_and_one_that_is_missing_makes_it_unconfirmed(
 def test_it_is_asked_until_all_have_confirmed(daemon: FakeDaemon, naps: list[float]) -> None:
     """And no longer."""
     answers: list[tuple[int, Any]] = [(400, {"error": {"message": "not held here"}})] * 2
-    answers.append((200, {"issued": 0, "nodes": {"a": UNCONFIRMED}}))
-    answers.append((200, {"issued": 0, "nodes": {"a": CONFIRMED}}))
+    answers.append((200, {"issued": 0, "counted": True, "nodes": {"a": UNCONFIRMED}}))
+    answers.append((200, {"issued": 0, "counted": True, "nodes": {"a": CONFIRMED}}))
 
     class Changing(dict[str, Any]):
         def get(self, call: str, _: object = None) -> Any:
@@ -73,7 +73,7 @@ def test_it_is_asked_until_all_have_confirmed(daemon: FakeDaemon, naps: list[flo
 
 def test_it_gives_up_after_the_wait(daemon: FakeDaemon, naps: list[float]) -> None:
     """What is unconfirmed then is said to be."""
-    daemon.says(CALL, issued=0, nodes={"a": UNCONFIRMED})
+    daemon.says(CALL, issued=0, counted=True, nodes={"a": UNCONFIRMED})
     assert reported(daemon, wait=1_000_000) == Exit.UNCONFIRMED
     assert sum(naps) == pytest.approx(1, abs=0.05)
 
@@ -87,3 +87,12 @@ def test_what_was_done_is_said_though_the_daemon_here_is_down(
     first, second = capsys.readouterr().out.splitlines()
     assert first == "done"
     assert second.startswith("  not seen by the daemon of")
+
+
+def test_a_limit_that_rests_on_the_ca_being_down_says_so(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A node that is cut off from us only may go on hearing the CA."""
+    daemon.says(CALL, issued=0, counted=False, nodes={"a": UNCONFIRMED})
+    reported(daemon)
+    assert capsys.readouterr().out.endswith("UTC, unless it hears a CA that has not heard of this\n")

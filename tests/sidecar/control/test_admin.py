@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 
-from pki.clock import HOUR, MINUTE, Boot, Wall
-from pki.statement import Statement
+from pki.clock import HOUR, MINUTE, SECOND, Boot, Wall
+from pki.statement import Adoption, Statement
 from sidecar.control.admin import admin_app
 from sidecar.policy.decide import Request
 from sidecar.proxy.streams import FOREVER, Limits, Live
@@ -102,7 +102,10 @@ async def test_a_statement_of_somebody_who_may_not_is_refused_in_words(node: Sta
     stranger = node.mint.operator("mallory").says("lock", lock())
     answer = await ask(app, "POST", "/v1/statements", submitted(stranger))
     assert answer[0] == 400
-    assert message(answer) == "statement lock: spiffe://example.org/operator/mallory may not sign it, only ca, responder"
+    assert (
+        message(answer)
+        == "statement lock: spiffe://example.org/operator/mallory may not sign it, only ca, responder"
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,20 @@ async def test_a_statement_is_confirmed_by_the_receipts_of_the_roster(node: Stat
     assert unconfirmed["state"] == "unconfirmed"
     assert unconfirmed["refuses_by"]["retrieval"] == NOW + 5 * MINUTE
     assert (body["author"], body["issued"]) == ("spiffe://example.org/operator/alice", NOW)
+    assert body["counted"] is False
+
+
+async def test_once_the_ca_counts_it_a_node_without_it_is_fresh_no_more(
+    node: Station, app: Starlette
+) -> None:
+    """So it refuses by itself at the latest when the heartbeats before that have gone stale."""
+    await with_policy(node, POLICY)
+    locked = await listed(node)
+    adopted = node.mint.says("adoption", Adoption(original=locked.raw), issued=NOW + SECOND)
+    await node.member.take([node.mint.beats("0" * 64).raw, locked.raw, adopted.raw], None)
+    _, body = await ask(app, "GET", f"/v1/statements/{locked.id}")
+    assert body["counted"] is True
+    assert body["nodes"]["tools-1"]["refuses_by"]["retrieval"] == NOW + SECOND + 5 * MINUTE
 
 
 async def test_a_revoked_node_is_not_waited_for(node: Station, app: Starlette) -> None:
@@ -205,5 +222,8 @@ async def test_a_stream_that_is_not_live_cannot_be_cut(app: Starlette) -> None:
 async def test_an_unknown_call_is_refused_in_the_same_form(app: Starlette) -> None:
     """A command line of another version reads one kind of error."""
     answer = await ask(app, "GET", "/v1/nothing")
-    assert (answer[0], message(answer)) == (404, "GET /v1/nothing: no such call; is --dir of the right daemon?")
+    assert (answer[0], message(answer)) == (
+        404,
+        "GET /v1/nothing: no such call; is --dir of the right daemon?",
+    )
     assert (await ask(app, "DELETE", "/v1/status"))[0] == 405
