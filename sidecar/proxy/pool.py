@@ -5,16 +5,24 @@ paid once for many streams; what a stream pays for is one OPEN. A session is pro
 
 A connection is judged whenever it is taken or given back, never trusted for having been good before: a revocation,
 a renewed certificate, a peer that hung up or age may have ended it while nobody looked.
+
+Only so many handshakes with one peer are under way at once; further streams wait their turn, in order. All at once,
+a burst of a thousand streams would let each handshake take longer than its deadline allows, and the peer turn most
+of them out (:mod:`pki.tls.threshold`). Whoever waited while a dial failed and none succeeded does not try again:
+behind a peer that swallows packets a queue would wait for one deadline after the other.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+
+import trio
 
 from pki.clock import HOUR, Boot, Clock
 from pki.errors import LockgateError, UnreachableError
 from pki.spiffe import SpiffeId
 from sidecar.address import Address
-from sidecar.defaults import CONNECTION_PROOFS
+from sidecar.defaults import CONNECTION_PROOFS, HANDSHAKES_PER_ADDRESS
 from sidecar.overlay import Connection, Overlay
 
 MAX_STREAMS = 1_000
@@ -23,6 +31,8 @@ MAX_BYTES = 64 * 1024**3
 SPARE = 2
 """Idle connections kept ready for each peer that a binding here may lead to."""
 MAX_IDLE = 64
+DIALS = HANDSHAKES_PER_ADDRESS // 2
+"""Handshakes under way with one peer: what it allows by default, less room for others behind our address."""
 
 
 @dataclass(eq=False, slots=True)
@@ -48,6 +58,24 @@ class Pooled:
         return self.connection.peer.name
 
 
+@dataclass(eq=False, slots=True)
+class _Door:
+    """Dials to one peer: whose turn it is, and how they ended so far."""
+
+    turns: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(DIALS))
+    made: int = 0
+    failed: int = 0
+
+    @asynccontextmanager
+    async def turn(self, peer: str) -> AsyncIterator[None]:
+        """Around a dial; raises UnreachableError when those before it have shown that it is of no use."""
+        made, failed = self.made, self.failed
+        async with self.turns:
+            if self.failed > failed and self.made == made:
+                raise UnreachableError(f"node {peer}: it did not answer those that dialled before")
+            yield
+
+
 class Pool:
     """Idle connections by the *verified* peer node."""
 
@@ -57,6 +85,7 @@ class Pool:
         self._made_of = made_of
         self._idle: dict[str, list[Pooled]] = {}
         self._warming: set[str] = set()
+        self._doors: dict[str, _Door] = {}
         self.dialled = 0
         self.reused = 0
         """Streams on a connection that had carried one before."""
@@ -66,16 +95,31 @@ class Pool:
 
     async def take(self, peer: SpiffeId, addresses: Iterable[Address]) -> Pooled:
         """A connection to ``peer``, idle or new; raises UnreachableError, or RemoteError for an impostor."""
-        while idle := self._idle.get(peer.name):
+        if (pooled := await self._take_idle(peer.name)) is not None:
+            return pooled
+        async with self._door(peer.name).turn(peer.name):
+            # Another stream may have ended while this one waited.
+            return await self._take_idle(peer.name) or await self._dial(peer, addresses)
+
+    async def dial(self, peer: SpiffeId, addresses: Iterable[Address]) -> Pooled:
+        """A new connection, whatever is idle."""
+        async with self._door(peer.name).turn(peer.name):
+            return await self._dial(peer, addresses)
+
+    def _door(self, peer: str) -> _Door:
+        return self._doors.setdefault(peer, _Door())
+
+    async def _take_idle(self, peer: str) -> Pooled | None:
+        while idle := self._idle.get(peer):
             pooled = idle.pop()
             if self._usable(pooled):
                 self.reused += pooled.ordinal > 0
                 return pooled
             await pooled.connection.aclose()
-        return await self.dial(peer, addresses)
+        return None
 
-    async def dial(self, peer: SpiffeId, addresses: Iterable[Address]) -> Pooled:
-        """A new connection, whatever is idle."""
+    async def _dial(self, peer: SpiffeId, addresses: Iterable[Address]) -> Pooled:
+        door = self._door(peer.name)
         problem: LockgateError = UnreachableError(f"node {peer.name}: the roster has no address for it")
         made_of = self._made_of()
         for address in addresses:
@@ -85,7 +129,9 @@ class Pool:
                 problem = error
             else:
                 self.dialled += 1
+                door.made += 1
                 return Pooled(connection, self._clock.boot(), made_of)
+        door.failed += 1
         raise problem
 
     async def release(self, pooled: Pooled) -> None:
