@@ -34,6 +34,7 @@ import trio
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
+from pki.direct import direct
 from pki.errors import LocalError, RemoteError
 from pki.tls.openssl import bytes_arrived, bytes_leaving, verify_error, was_resumed
 
@@ -63,6 +64,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         server_name: str | None = None,
     ) -> None:
         self.transport = transport
+        self._wire = direct(transport)
         self._tls = SSL.Connection(context, None)
         self._server_side = server_side
         self._sender = _Direction("sending")
@@ -246,7 +248,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError(self._sender.broken) from error
 
     async def _feed(self) -> None:
-        data = await self.transport.receive_some(READ_BYTES)
+        data = await self._wire.receive_some(READ_BYTES)
         if not data:
             self._receiver.broken = "the connection ended without a TLS close"
             raise trio.BrokenResourceError(self._receiver.broken)
@@ -255,7 +257,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
     async def _flush(self) -> None:
         try:
             while ready := bytes_leaving(self._tls):
-                await self.transport.send_all(self._tls.bio_read(ready))
+                await self._wire.send_all(self._tls.bio_read(ready))
         except BaseException:  # Cancelled too
             self._sender.broken = "an earlier send was cut short"
             raise

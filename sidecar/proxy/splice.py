@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
+from pki.direct import direct
 from pki.errors import RemoteError
 from sidecar.proxy.framed import CHUNK_BYTES
 
@@ -40,6 +41,7 @@ class Gate:
 
 async def splice(near: trio.abc.HalfCloseableStream, far: trio.abc.HalfCloseableStream, gate: Gate) -> None:
     """Carry bytes until both directions have ended; raises Broken when a side breaks."""
+    near, far = direct(near), direct(far)
     directions = (_Direction(near, far, gate, outwards=True), _Direction(far, near, gate, outwards=False))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_carry, *directions, nursery.cancel_scope)
