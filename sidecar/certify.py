@@ -1,4 +1,7 @@
-"""What a node asks the CA for: certificates of its sessions, and its own next one. The keys are made and stay here."""
+"""What members ask the CA for: a node certificates of its sessions, and each its own next one.
+
+The keys are made and stay here.
+"""
 
 import base64
 from dataclasses import dataclass
@@ -54,6 +57,17 @@ async def renew_node(key: Key, ca: CaAccess) -> Identity:
         async with await connect_ca(str(ca.address), ca.bundle, (), None, ca.clock) as client:
             answer = await _ask_grace(client, csr, ca.credential)
     return _checked(answer, ca.credential.id, key, ca)
+
+
+async def renew_operator(ca: CaAccess) -> Identity:
+    """The next certificate of this operator, for the key it has.
+
+    Raises what :func:`certify_session` does.
+    """
+    own = ca.credential
+    async with await _connect(ca) as client:
+        answer = await client.request("POST", "/v1/renew", json={"csr": svid.request(own.key)})
+    return _checked(answer, own.id, own.key, ca)
 
 
 async def _ask_grace(client: HttpClient, csr: bytes, credential: Credential) -> Response:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from pki.clock import DAY, MINUTE, SECOND
+from pki.clock import DAY, SECOND
 from pki.spiffe import is_trust_domain
 from sidecar import defaults
 from sidecar.address import ANY_HOST, Address
@@ -116,7 +116,7 @@ class Lifetimes(Table):
 
     session: Annotated[Duration, between(2 * SECOND, DAY)] = defaults.SESSION_LIFETIME
     node: Annotated[Duration, between(2 * SECOND, 7 * DAY)] = defaults.NODE_LIFETIME
-    operator: Annotated[Duration, between(MINUTE, 7 * DAY)] = defaults.OPERATOR_LIFETIME
+    operator: Annotated[Duration, between(2 * SECOND, 7 * DAY)] = defaults.OPERATOR_LIFETIME
 
 
 class CaConfig(Table):

@@ -10,12 +10,17 @@ import trio
 
 from pki.bundle import TrustBundle
 from pki.certificate import read
-from pki.clock import SystemClock
-from pki.errors import LocalError
+from pki.chain import to_pem
+from pki.clock import SystemClock, Wall
+from pki.errors import LocalError, UnreachableError
 from pki.http.client import Response, connect_ca
 from pki.keys import load_private, save_private
 from pki.statement import Statement, Terms, Wire, sign
-from sidecar.identity import Credential, load_bundle
+from pki.svid import BACKDATE
+from pki.verify import Identity
+from sidecar.address import Address
+from sidecar.certify import CaAccess, renew_operator
+from sidecar.identity import CHAIN_FILE, Credential, load_bundle
 
 OPERATOR_FILE = "operator.json"
 PASSPHRASE_VARIABLE = "LOCKGATE_PASSPHRASE_FILE"
@@ -28,6 +33,7 @@ class OperatorCredential:
     credential: Credential
     bundle: TrustBundle
     ca: str
+    folder: Path
 
     @property
     def author(self) -> str:
@@ -52,7 +58,36 @@ class OperatorCredential:
                 f"let an admin run lockgate token create operator:{name} --role ..., then run: lockgate join"
             )
             raise LocalError(f"operator {name}: its certificate has expired; {how}")
-        return cls(credential, load_bundle(folder), ca)
+        return cls(credential, load_bundle(folder), ca, folder)
+
+    @property
+    def not_after(self) -> Wall:
+        return read(self.credential.chain[0]).not_after
+
+    @property
+    def is_due(self) -> bool:
+        """Whether half of its certificate's life is over."""
+        issued = read(self.credential.chain[0]).not_before + BACKDATE
+        return 2 * SystemClock().wall() > issued + self.not_after
+
+    def renew(self, seconds: float) -> Wall:
+        """Take up the next certificate, for the same key; when that one ends. The folder is the truth afterwards.
+
+        Raises what the CA answers, UnreachableError also when that takes longer than ``seconds``.
+        """
+        access = CaAccess(Address.parse(self.ca), self.bundle, self.credential, SystemClock())
+
+        async def ask() -> Identity:
+            with trio.fail_after(seconds):
+                return await renew_operator(access)
+
+        try:
+            identity = trio.run(ask)
+        except trio.TooSlowError:
+            raise UnreachableError(f"CA {self.ca}: no answer within {seconds:g} s") from None
+        # The key stays, and with it the passphrase that it lies under.
+        save_private(to_pem(identity.chain), self.folder / CHAIN_FILE)
+        return identity.not_after
 
     def sign(self, kind: str, body: Wire, life: int) -> Statement:
         """A statement of this operator that lives ``life`` microseconds from now."""

@@ -20,6 +20,9 @@ from pki.verify import Identity
 Chain = tuple[bytes, ...]
 """DER, leaf first, without the root."""
 
+OPERATOR_LINE = 7 * DAY
+"""How long one token carries an operator, over all renewals (us). Whoever stole a credential has it no longer."""
+
 MayIssue = Callable[[str, str], bool]
 """Whether the node of the first name may hold sessions of the agent of the second. May be asked from any thread."""
 
@@ -53,7 +56,7 @@ class Issuer:
     def renew(self, holder: Identity, key: PublicKey, at: Wall) -> Chain:
         """A node's next certificate, of the same line, for a key of its choice."""
         if holder.id.kind is not IdKind.NODE:
-            what = f"renewal: {holder.id} is not a node; enrol again with a token"
+            what = f"renewal: {holder.id} is not a node; run: lockgate join with a new token"
             raise RefusalError(Refusal.NOT_ALLOWED, what)
         self.refuse_banned(holder.id, holder.lineage)
         followed = self.register.renewal_of(holder.serial)
@@ -61,6 +64,27 @@ class Issuer:
             return self._again(holder, followed, key)
         plan = self._plan(holder.id, key, at)
         return self._issue(replace(plan, lineage=holder.lineage), "renewal", renewed=holder.serial)
+
+    def renew_operator(self, holder: Identity, key: PublicKey, at: Wall) -> Chain:
+        """An operator's next certificate: the same line and key, and no end later than OPERATOR_LINE allows.
+
+        Two who hold one key cannot be told apart, so there is no alarm: both are given the same certificate.
+        """
+        if spki_sha256(key) != holder.spki_sha256:
+            what = f"renewal: {holder.id} keeps its key, since the roster names it"
+            raise RefusalError(Refusal.NOT_ALLOWED, f"{what}; for another key, join with a new token")
+        self.refuse_banned(holder.id, holder.lineage)
+        ends = self._end_of_line(holder)
+        if holder.not_after >= ends or at >= ends:
+            what = f"renewal: one token carries {holder.id} for 7 days, and they are used up"
+            how = f"let an admin run lockgate token create operator:{holder.id.name} --role ..., then join with it"
+            raise RefusalError(Refusal.NOT_ALLOWED, f"{what}; {how}")
+        followed = self.register.renewal_of(holder.serial)
+        if followed is not None:
+            return followed[1], self.authority.issuer.certificate
+        plan = self._plan(holder.id, key, at)
+        plan = replace(plan, lineage=holder.lineage, lifetime=min(plan.lifetime, ends - at))
+        return self._issue(plan, "renewal", renewed=holder.serial)
 
     def session(self, session: SpiffeId, key: PublicKey, at: Wall, may_issue: MayIssue) -> Chain:
         """The first or next certificate of an agent's session, asked for by the node in its SPIFFE ID."""
@@ -84,6 +108,11 @@ class Issuer:
         """Raise RefusalError for an identity, or a line of certificates, that was revoked."""
         if self.register.is_banned(identity, lineage):
             raise RefusalError(Refusal.BANNED, f"{identity}: revoked; ask an operator to unrevoke it first")
+
+    def _end_of_line(self, holder: Identity) -> Wall:
+        """When an operator's token carries no further; the distant past for a line that was never written down."""
+        began = self.register.began(holder.lineage)
+        return Wall(0) if began is None else Wall(began + svid.BACKDATE + OPERATOR_LINE)
 
     def _again(self, holder: Identity, followed: tuple[bytes, bytes], key: PublicKey) -> Chain:
         """The same answer for the same key: the first may have been lost on the way. For another key, an alarm."""

@@ -61,7 +61,7 @@ class Issuance:
     not_after: Wall
     basis: str
     renewed: str | None = None
-    """The serial of the node's certificate that this one follows."""
+    """The serial of the certificate, of a node or an operator, that this one follows."""
     der: bytes | None = None
 
 
@@ -168,6 +168,13 @@ class Register:
             query = "SELECT spki_sha256, der FROM certificates WHERE renewed = ?"
             row = db.execute(query, (serial,)).fetchone()
         return None if row is None else (row[0], row[1])
+
+    def began(self, lineage: str) -> Wall | None:
+        """The notBefore of the first certificate of a line; None for a line that is not known."""
+        with self._transaction("DEFERRED") as db:
+            query = "SELECT not_before FROM certificates WHERE serial = ?"
+            row = db.execute(query, (lineage,)).fetchone()
+        return None if row is None else Wall(row[0])
 
     def claim_session(self, session: SpiffeId, lineage: str) -> str | None:
         """The lineage of a session, ``lineage`` if it is new; None when its id belongs to another session.

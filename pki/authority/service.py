@@ -5,7 +5,7 @@
 | GET /v1/bundle | anyone | the trust bundle, proven by its own signature |
 | POST /v1/enrol | whoever holds a token | a node's or operator's first certificate, and its entry in the roster |
 | POST /v1/sessions | node | a certificate for a session of an agent on that node, first or next |
-| POST /v1/renew | node | its next certificate |
+| POST /v1/renew | node, operator | its next certificate; an operator's for the same key, at most 7 days from its token |
 | POST /v1/grace | the holder of a node's ended certificate | the same, at most 7 days after its end |
 | POST /v1/policy | operator, admin | apply a policy |
 | POST /v1/lifts | operator, responder or admin | lift a lock or revocation |
@@ -175,10 +175,16 @@ class _Api:
         return _json({"chain": chain, "spiffe_id": str(session)})
 
     async def renew(self, request: Request) -> Response:
-        peer = await self._peer(request, IdKind.NODE)
+        peer = await self._peer(request, IdKind.NODE, IdKind.OPERATOR)
+        is_operator = peer.id.kind is IdKind.OPERATOR
+        if is_operator and not self.hooks.roles_of(peer):
+            # Who joined again has another key in the roster: the old one must not live on beside it.
+            what = f"renewal: the roster does not name {peer.id} under this key; join with a new token"
+            raise RefusalError(Refusal.NOT_ALLOWED, what)
         key = svid.public_key_of_csr((await _body(request, _Renewal)).csr)
         now = self.hooks.clock.wall()
-        chain = await self._in_thread(lambda: self.issuer.renew(peer, key, now))
+        renew = self.issuer.renew_operator if is_operator else self.issuer.renew
+        chain = await self._in_thread(lambda: renew(peer, key, now))
         self._note_issued("renewed", peer.id, chain)
         return _json({"chain": chain, "spiffe_id": str(peer.id)})
 

@@ -20,6 +20,7 @@ VERBS = {
     "dev": "sidecar.cli.dev:dev",
     "join": "sidecar.cli.join:join",
     "lock": "sidecar.cli.stops:lock",
+    "operator": "sidecar.cli.operator:operator",
     "policy": "sidecar.cli.policy:policy",
     "reload": "sidecar.cli.node:reload",
     "revoke": "sidecar.cli.stops:revoke",

@@ -12,7 +12,7 @@ import trio
 from pki import chain as chains
 from pki import keys, svid
 from pki.bundle import TrustBundle
-from pki.certificate import read
+from pki.certificate import lineage_of, read
 from pki.clock import SystemClock, Wall
 from pki.errors import LocalError, LockgateError, RemoteError, UnreachableError
 from pki.http.client import connect_ca, fetch_bundle
@@ -112,6 +112,9 @@ async def _join_operator(settings: Settings, token: Token, no_passphrase: bool) 
         return
     secret = None if no_passphrase else passphrase("passphrase for the credential", confirm=True)
     joined = await _enrol(token, _kept_key(folder, secret), [])
+    if _held_line(folder) == joined.identity.serial:
+        _say_joined(settings, token)  # The token's answer said again: what was renewed since is newer.
+        return
     save_bundle(joined.bundle_statement.raw, folder)
     save_facts(folder, joined.ca, encrypted=secret is not None)
     await _take_up(joined, folder, secret)
@@ -128,11 +131,22 @@ def _is_joined(folder: Path, token: Token) -> bool:
     held, certificate = named(leaf), read(leaf)
     if held != token.member:
         raise LocalError(f"{folder}: holds {held} already; choose another folder for {token.member}")
-    # Nodes renew by themselves. Operators cannot, so half-way a new token is taken.
+    # A token carries an operator for 7 days only: a new one is taken as soon as the first certificate is half over.
     ends = certificate.not_after
     if held.kind is IdKind.OPERATOR:
+        if lineage_of(certificate) != certificate.serial:
+            return False
         ends = Wall((certificate.not_before + ends) // 2)
     return SystemClock().wall() < ends
+
+
+def _held_line(folder: Path) -> str:
+    """The lineage of the certificate in ``folder``; empty without one."""
+    try:
+        leaf = read(chains.from_pem((folder / CHAIN_FILE).read_bytes())[0])
+    except FileNotFoundError:
+        return ""
+    return f"{lineage_of(leaf):x}"
 
 
 def _say_joined(settings: Settings, token: Token) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pki.errors import ConfigError, Fault, LocalError, LockgateError
+from sidecar.cli.operator import acting
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.wait import report, wait_option
 from sidecar.control.client import call
@@ -52,21 +53,21 @@ def check(settings: Settings, file: Path, strict: bool) -> int:
 @settings_options
 def apply(settings: Settings, file: Path, wait: int) -> int:
     """Put a policy in force on every node. Needs an operator with the role admin."""
-    from sidecar.operator import OperatorCredential
-
-    operator = OperatorCredential.load(settings.operator_folder)
-    try:
-        text = _read(file).decode()
-    except UnicodeDecodeError:
-        raise LocalError(f"{file}: not UTF-8 text") from None
-    try:
-        answer = operator.call_ca("POST", "/v1/policy", {"text": text}).json
-    except ConfigError as error:
-        faults = [Fault(_renamed(one.where, file), one.what, one.hint) for one in error.faults]
-        raise ConfigError(faults) from None
-    for warning in answer["warnings"]:
-        settings.say(_renamed(warning, file))
-    return report(settings, answer, wait, f"policy {answer['sequence']} ({answer['digest'][:12]}) applied")
+    with acting(settings) as operator:
+        try:
+            text = _read(file).decode()
+        except UnicodeDecodeError:
+            raise LocalError(f"{file}: not UTF-8 text") from None
+        try:
+            answer = operator.call_ca("POST", "/v1/policy", {"text": text}).json
+        except ConfigError as error:
+            faults = [Fault(_renamed(one.where, file), one.what, one.hint) for one in error.faults]
+            raise ConfigError(faults) from None
+        for warning in answer["warnings"]:
+            settings.say(_renamed(warning, file))
+        return report(
+            settings, answer, wait, f"policy {answer['sequence']} ({answer['digest'][:12]}) applied"
+        )
 
 
 @policy.command()

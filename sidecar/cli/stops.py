@@ -10,6 +10,7 @@ from pki.clock import DAY, MINUTE
 from pki.ids import is_id
 from pki.spiffe import is_name
 from sidecar import defaults
+from sidecar.cli.operator import acting
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import DURATION, ID, clock_time, printable
 from sidecar.cli.wait import report, wait_option
@@ -77,12 +78,11 @@ def revoke(settings: Settings, target: str, message: str, wait: int) -> int:
 def unlock(settings: Settings, lock_id: str, wait: int) -> int:
     """Lift a lock by its id (`lock ls`). `lock all` needs another operator than the one who locked."""
     from pki.statement import Demand
-    from sidecar.operator import OperatorCredential
 
-    operator = OperatorCredential.load(settings.operator_folder)
-    demand = operator.sign("demand", Demand(action="unlock", ids=[lock_id]), DEMAND_LIFE)
-    answer = operator.call_ca("POST", "/v1/lifts", {"demand": demand.raw}).json
-    return report(settings, answer, wait, f"unlocked {lock_id}")
+    with acting(settings) as operator:
+        demand = operator.sign("demand", Demand(action="unlock", ids=[lock_id]), DEMAND_LIFE)
+        answer = operator.call_ca("POST", "/v1/lifts", {"demand": demand.raw}).json
+        return report(settings, answer, wait, f"unlocked {lock_id}")
 
 
 def parse_target(text: str, kinds: tuple[str, ...]) -> tuple[str, str]:
@@ -122,15 +122,14 @@ class Order:
 
 def _publish(settings: Settings, body: "Lock | Revocation", order: Order) -> int:
     from pki.statement import MAX_MESSAGE_CHARS
-    from sidecar.operator import OperatorCredential
 
     if len(body.message) > MAX_MESSAGE_CHARS:
         raise click.UsageError(f"--message: at most {MAX_MESSAGE_CHARS} characters")
-    operator = OperatorCredential.load(settings.operator_folder)
-    statement = operator.sign(type(body).__name__.lower(), body, order.life)
-    envelope = base64.b64encode(statement.raw).decode()
-    answer = call(settings.paths.admin_sock, "POST", "/v1/statements", {"envelope": envelope})
-    return report(settings, answer, order.wait, f"{order.done} ({answer['id']})")
+    with acting(settings) as operator:
+        statement = operator.sign(type(body).__name__.lower(), body, order.life)
+        envelope = base64.b64encode(statement.raw).decode()
+        answer = call(settings.paths.admin_sock, "POST", "/v1/statements", {"envelope": envelope})
+        return report(settings, answer, order.wait, f"{order.done} ({answer['id']})")
 
 
 def _list(settings: Settings, what: str) -> int:

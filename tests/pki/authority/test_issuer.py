@@ -6,6 +6,7 @@ from pki.authority.issuer import Chain, Issuer, Lifetimes
 from pki.authority.refusal import Refusal, RefusalError
 from pki.clock import DAY, HOUR, MINUTE, Wall
 from pki.spiffe import IdKind
+from pki.spki import PublicKey
 from pki.statement import Target
 from pki.verify import Identity, verify
 from tests.authority import NOW, TinyCa, new_key
@@ -162,3 +163,60 @@ def test_a_second_renewal_with_another_key_is_a_clone(ca: TinyCa, issuer: Issuer
     with pytest.raises(RefusalError) as refused:
         issuer.renew(first, new_key().public_key(), LATER)
     assert refused.value.reason is Refusal.CLONE
+
+
+def first_of(ca: TinyCa, issuer: Issuer) -> tuple[PublicKey, Identity]:
+    key = new_key().public_key()
+    return key, identity(ca, issuer.admit(ca.operator(), key, NOW))
+
+
+def test_an_operator_renews_under_the_same_key(ca: TinyCa, issuer: Issuer) -> None:
+    """The same name, line and key, for as long again."""
+    key, first = first_of(ca, issuer)
+    second = identity(ca, issuer.renew_operator(first, key, LATER), LATER)
+    assert (second.id, second.lineage, second.spki_sha256) == (first.id, first.lineage, first.spki_sha256)
+    assert (second.serial != first.serial, second.not_after) == (True, LATER + 12 * HOUR)
+
+
+def test_an_operator_has_no_other_key_than_the_rosters(ca: TinyCa, issuer: Issuer) -> None:
+    """A certificate for another would sign nothing, and hide who it is for."""
+    _, first = first_of(ca, issuer)
+    assert (
+        reason_of(lambda: issuer.renew_operator(first, new_key().public_key(), LATER)) is Refusal.NOT_ALLOWED
+    )
+
+
+def test_two_who_hold_one_operators_key_are_answered_the_same(ca: TinyCa, issuer: Issuer) -> None:
+    """A laptop and its backup: the key is one, so this is no alarm."""
+    key, first = first_of(ca, issuer)
+    answers = [issuer.renew_operator(first, key, Wall(LATER + wait)) for wait in (0, MINUTE)]
+    assert answers[0] == answers[1]
+
+
+def test_one_token_carries_an_operator_for_seven_days(ca: TinyCa, issuer: Issuer) -> None:
+    """Renewed as often as one likes, the line ends then, and the last certificate with it."""
+    key, held = first_of(ca, issuer)
+    at, ends = NOW, Wall(NOW + 7 * DAY)
+    while held.not_after < ends:
+        at = Wall(at + 6 * HOUR)
+        held = identity(ca, issuer.renew_operator(held, key, at), at)
+    assert held.not_after == ends
+    for late in (at, ends, Wall(ends + DAY)):
+        with pytest.raises(RefusalError, match=r"7 days, .* token create operator:alice") as caught:
+            issuer.renew_operator(held, key, late)
+        assert caught.value.reason is Refusal.NOT_ALLOWED
+
+
+def test_a_revoked_operator_is_not_renewed(ca: TinyCa, issuer: Issuer) -> None:
+    """By name, or by the serial of any certificate of the line."""
+    key, first = first_of(ca, issuer)
+    second = identity(ca, issuer.renew_operator(first, key, LATER), LATER)
+    issuer.register.ban(Target(kind="serial", value=second.serial), "s", LATER)
+    assert reason_of(lambda: issuer.renew_operator(first, key, LATER)) is Refusal.BANNED
+
+
+def test_a_line_that_was_never_written_down_is_not_renewed(ca: TinyCa, issuer: Issuer) -> None:
+    """Nobody knows when it began."""
+    key = new_key()
+    stranger = identity(ca, ca.issue(ca.operator(), key))
+    assert reason_of(lambda: issuer.renew_operator(stranger, key.public_key(), NOW)) is Refusal.NOT_ALLOWED

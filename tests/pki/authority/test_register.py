@@ -126,6 +126,12 @@ def test_a_serial_is_written_down_once(register: Register) -> None:
         register.add_certificate(issuance("a1", "b2"))
 
 
+def test_a_line_began_with_its_first_certificate(register: Register) -> None:
+    """And one that is not known has no beginning."""
+    register.add_certificate(issuance("a1", "a1"))
+    assert (register.began("a1"), register.began("b2")) == (Wall(0), None)
+
+
 def test_a_session_keeps_its_first_lineage(register: Register) -> None:
     """Asked again, by another certificate, it is still of the first line."""
     assert register.claim_session(SESSION, "a1") == "a1"

@@ -374,6 +374,29 @@ async def test_what_a_request_asks_to_be_called_is_not_read(ca: TinyCa, desk: De
     assert renewed.id == ca.node()
 
 
+@pytest.mark.parametrize(
+    ("roles", "reason"),
+    [({"auditor"}, "not_allowed"), (set(), "not_allowed")],
+    ids=["unknown line", "other key"],
+)
+async def test_an_operator_is_renewed_only_as_the_roster_knows_it(
+    ca: TinyCa, desk: Desk, roles: set[str], reason: str
+) -> None:
+    """Any role will do; a key that the roster does not name any more, or a line without a beginning, will not."""
+    key = new_key()
+    body = {"csr": svid.request(key)}
+    desk.roles["alice"] = frozenset(roles)
+    assert (await desk.refused(member(ca, ca.operator(), key), "POST", "/v1/renew", body))["reason"] == reason
+    first = verify(desk.issuer.admit(ca.operator(), key.public_key(), NOW), ca.bundle, NOW)
+    assert isinstance(first, Identity)
+    if roles:
+        renewed = verify(chain_in(await desk.ask(first, "POST", "/v1/renew", body)), ca.bundle, NOW)
+        assert isinstance(renewed, Identity)
+        assert (renewed.lineage, renewed.public_key) == (first.lineage, first.public_key)
+    else:
+        await desk.refused(first, "POST", "/v1/renew", body)
+
+
 CALLS = {
     "/v1/sessions": ("POST", session_body()),
     "/v1/renew": ("POST", {"csr": svid.request(new_key())}),

@@ -168,7 +168,7 @@ def test_without_a_terminal_the_passphrase_has_to_come_from_a_file(ca: LiveCa, r
 
 
 def test_half_way_an_operator_takes_a_new_token(ca: LiveCa, root: Path, tmp_path: Path) -> None:
-    """Operators cannot renew yet, and must not be locked out for a moment: the key stays, the certificate is new."""
+    """Nobody is to be locked out for a moment: the key stays, the certificate is new, and so are its 7 days."""
     folder = tmp_path / "dave"
     half = Wall(NOW - HOUR // 2 - 60_000_000)
     expired(folder, tiny_ca(at=half).operator("dave"), half)
