@@ -6,7 +6,7 @@ import trio.testing
 
 from pki.clock import HOUR
 from pki.errors import LockgateError, UnreachableError
-from sidecar.proxy.pool import MAX_BYTES, MAX_IDLE, MAX_STREAMS, SPARE, Pool, Pooled
+from sidecar.proxy.pool import DIALS, MAX_BYTES, MAX_IDLE, MAX_STREAMS, SPARE, Pool, Pooled
 from tests.nodes import InnerMesh, inner_mesh
 
 
@@ -173,3 +173,86 @@ async def test_a_node_without_addresses_says_so(mesh: InnerMesh, pool: Pool) -> 
     """It dials, and is not dialled."""
     with pytest.raises(UnreachableError, match="no address"):
         await pool.take(mesh.tools.id, [])
+
+
+class Doorstep:
+    """In place of the real dial: all that knock stand here until the test opens, or says that nobody is at home."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.knocked = 0
+        self.is_home = True
+        self.answer = trio.Event()
+
+    async def dial(self, *_: object, **__: object) -> object:
+        self.waiting += 1
+        self.knocked += 1
+        await self.answer.wait()
+        self.waiting -= 1
+        if not self.is_home:
+            raise UnreachableError("nobody at home")
+        return object()
+
+
+@pytest.fixture
+def doorstep(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Doorstep:
+    step = Doorstep()
+    monkeypatch.setattr(pool._overlay, "dial", step.dial)
+    return step
+
+
+async def test_a_burst_of_streams_dials_in_turns(mesh: InnerMesh, pool: Pool, doorstep: Doorstep) -> None:
+    """More handshakes at once than the peer allows would be turned out: the rest waits, and all get through."""
+    async with trio.open_nursery() as nursery:
+        for _ in range(3 * DIALS):
+            nursery.start_soon(take, mesh)
+        await trio.testing.wait_all_tasks_blocked()
+        assert doorstep.waiting == DIALS
+        doorstep.answer.set()
+    assert pool.dialled == 3 * DIALS
+
+
+async def test_behind_a_failed_dial_nobody_waits_for_the_next_deadline(
+    mesh: InnerMesh, doorstep: Doorstep
+) -> None:
+    """A peer that swallows packets costs a burst one deadline, not one for every turn."""
+    refusals: list[str] = []
+
+    async def try_it() -> None:
+        with pytest.raises(UnreachableError) as refusal:
+            await take(mesh)
+        refusals.append(str(refusal.value))
+
+    doorstep.is_home = False
+    async with trio.open_nursery() as nursery:
+        for _ in range(3 * DIALS):
+            nursery.start_soon(try_it)
+        await trio.testing.wait_all_tasks_blocked()
+        doorstep.answer.set()
+    assert len(refusals) == 3 * DIALS
+    assert doorstep.knocked == DIALS
+    with pytest.raises(UnreachableError):
+        await take(mesh)  # Who comes later tries for itself.
+    assert doorstep.knocked == DIALS + 1
+
+
+async def test_who_waits_to_dial_takes_what_another_gives_back(
+    mesh: InnerMesh, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that ended meanwhile spares a handshake."""
+    given = await take(mesh)
+    step = Doorstep()
+    monkeypatch.setattr(pool._overlay, "dial", step.dial)
+    taken: list[Pooled] = []
+
+    async def wait_for_one() -> None:
+        taken.append(await take(mesh))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(DIALS + 1):
+            nursery.start_soon(wait_for_one)
+        await trio.testing.wait_all_tasks_blocked()
+        await pool.release(given)
+        step.answer.set()
+    assert given in taken
+    assert step.knocked == DIALS
