@@ -61,7 +61,8 @@ class Mesh:
         """The audit records of a member with these fields, oldest first."""
         found = []
         for volume in sorted((self.member(member) / "lib" / "audit").glob("*.jsonl"), key=_serial):
-            for line in volume.read_bytes().splitlines():
+            whole = volume.read_bytes().rpartition(b"\n")[0]  # The last line may be half written yet.
+            for line in whole.splitlines():
                 record = json.loads(line)
                 if wanted.items() <= record.items():
                     found.append(record)

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,6 +58,15 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def own_policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh with a policy of its own, and no agent in it."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own.toml").write_text(NO_AGENT)
+    with dev_mesh(folder / "D", "--policy", str(folder / "own.toml")) as running:
+        yield running
+
+
 def wiki_answers(mesh: Mesh) -> bool:
     return curl("--fail", f"{mesh.env['WIKI']}/api/pages").returncode == 0
 
@@ -86,12 +95,14 @@ def _belongs(process: Path, root: str) -> bool:
         return False
 
 
-def listening(mesh_root: Path) -> list[int]:
-    """Those of the mesh's ports on which somebody still listens."""
-    ports = json.loads((mesh_root / "dev.json").read_text())
-    every = [ports["ca"], ports["ca_control"]]
-    every += [port for group in ("nodes", "tools", "bindings") for port in ports[group].values()]
-    return [port for port in every if _listens(port)]
+def every_port(root: Path) -> list[int]:
+    """Where the mesh listens."""
+    ports = json.loads((root / "dev.json").read_text())
+    return [
+        ports["ca"],
+        ports["ca_control"],
+        *(port for group in ("nodes", "tools", "bindings") for port in ports[group].values()),
+    ]
 
 
 def _listens(port: int) -> bool:
@@ -101,7 +112,7 @@ def _listens(port: int) -> bool:
 
 def nothing_is_left(root: Path) -> None:
     assert processes_of(root) == set()
-    assert listening(root) == []
+    assert [port for port in every_port(root) if _listens(port)] == []
     assert sorted(root.rglob("*.sock")) == []
 
 
@@ -157,14 +168,11 @@ def test_the_sample_policy_stands_in_d_and_is_good(mesh: Mesh) -> None:
     assert curl(f"{mesh.env['VAULT']}/api/pages").returncode != 0
 
 
-def test_two_meshes_run_at_a_time(mesh: Mesh, tmp_path: Path) -> None:
-    """Free ports, kept in D: a second mesh beside the first, each with its own wiki; the second is the tour's."""
-    done = lockgate("dev", "--dir", str(tmp_path / "D"), "--tour")
-    print(done.out)  # noqa: T201 - read with pytest -s
-    assert done.code == 0, done
-    assert "SURPRISE" not in done.out
-    assert wiki_answers(mesh)
-    nothing_is_left(tmp_path / "D")
+def test_two_meshes_run_at_a_time(mesh: Mesh, own_policy: Mesh) -> None:
+    """Free ports, kept in D: a second mesh beside the first has none of its ports, and both are ready."""
+    ports = [set(every_port(one.root)) for one in (mesh, own_policy)]
+    assert ports[0] & ports[1] == set()
+    assert [one.cli("status").code for one in (mesh, own_policy)] == [0, 0]
 
 
 # -- how it ends and resumes
@@ -254,15 +262,6 @@ def ctrl_c_to_the_group(mesh: Mesh) -> float:
 # -- a policy of one's own
 
 
-@pytest.fixture(scope="module")
-def own_policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A mesh with a policy of its own, and no agent in it."""
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "own.toml").write_text(NO_AGENT)
-    with dev_mesh(folder / "D", "--policy", str(folder / "own.toml")) as running:
-        yield running
-
-
 def test_a_policy_of_ones_own_is_applied_as_it_stands(own_policy: Mesh) -> None:
     """--policy FILE: nothing of the sample beside it; without the sample's agent no session, and no WIKI."""
     mesh = own_policy
@@ -316,18 +315,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 # -- an ordinary user
 
 
-@pytest.mark.skipif(
-    not (is_root() and has("setpriv")), reason="it takes root and setpriv to become somebody else"
-)
-def test_an_ordinary_user_can_run_it() -> None:
-    """As nobody, in a folder of his own: the tour goes through, less what takes root, which it skips with a word."""
+def test_an_ordinary_user_plays_the_tour() -> None:
+    """As nobody, in a folder of his own: every step as it should be, less what takes root, skipped with a word."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}
-    python = python_for_everybody(environment)
+    become = AS_NOBODY if is_root() else ()
+    python = python_for(become, environment)
     with tempfile.TemporaryDirectory(prefix="lockgate-nobody-") as home:
-        os.chown(home, NOBODY, NOBODY)
+        if become:
+            os.chown(home, NOBODY, NOBODY)
         root = Path(home) / "D"
         done = subprocess.run(
-            [*AS_NOBODY, python, "-m", "sidecar.cli", "dev", "--dir", str(root), "--tour"],
+            [*become, python, "-m", "sidecar.cli", "dev", "--dir", str(root), "--tour"],
             env={**environment, "HOME": home},
             cwd=home,
             capture_output=True,
@@ -335,18 +333,22 @@ def test_an_ordinary_user_can_run_it() -> None:
             timeout=CEILING_SECONDS,
             check=False,
         )
+        print(done.stdout)  # noqa: T201 - read with pytest -s
         assert done.returncode == 0, done
+        assert "SURPRISE" not in done.stdout
         assert "skipped: it takes root" in done.stdout
         nothing_is_left(root)
 
 
-def python_for_everybody(environment: dict[str, str]) -> str:
-    """A Python that another user may run, and that finds us; skips when there is none."""
+def python_for(become: Sequence[str], environment: dict[str, str]) -> str:
+    """A Python that this user may run, and that finds us; skips when there is none."""
+    if become and not has("setpriv"):
+        pytest.skip("it takes setpriv to become somebody else")
     for python in (
         sys.executable,
         shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin"),
     ):
-        command = [*AS_NOBODY, str(python), "-c", TRY_OUT]
+        command = [*become, str(python), "-c", TRY_OUT]
         if (
             subprocess.run(command, env=environment, cwd="/", capture_output=True, check=False).returncode
             == 0
