@@ -4,14 +4,16 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
+from pki import svid
 from pki.clock import HOUR, MINUTE, Wall
 from pki.errors import LockgateError, UnreachableError
 from pki.ids import new_id
 from pki.spiffe import SpiffeId
+from pki.spki import Key
 from pki.verify import Identity, verify
 from sidecar.address import Address
 from sidecar.identity import Credential
@@ -23,7 +25,7 @@ from sidecar.proxy.attribute import ESTABLISHED, SocketOwner
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.tool import ToolSide
 from sidecar.session.sessions import Session, Sessions
-from tests.authority import SESSION, TinyCa, new_key, tiny_ca
+from tests.authority import SESSION, TinyCa, new_key, new_serial, tiny_ca
 from tests.datapath import NODES, UID, LogBook, LoopClock, Scene, carrier, policy
 
 STARTED = Wall(time.time_ns() // 1_000)
@@ -187,6 +189,37 @@ class InnerMesh:
         if known:
             self.nodes[node].sessions.add(made)
         return made
+
+    def renewed(self, old: Identity, lifetime: int) -> tuple[Identity, Key]:
+        """The next certificate of a node or session."""
+        key = new_key()
+        plan = svid.LeafPlan(
+            id=old.id,
+            key=key.public_key(),
+            serial=new_serial(),
+            at=self.ca.at,
+            lifetime=lifetime,
+            lineage=old.lineage,
+        )
+        return self.judged((svid.leaf(plan, self.ca.issuer), self.ca.issuer.certificate)), key
+
+    async def renew_session(self, lifetime: int) -> Session:
+        """What agents-1 does with the next certificate of its session."""
+        identity, key = self.renewed(self.session.identity, lifetime)
+        self.session = replace(self.session, identity=identity, key=key)
+        self.agents.sessions.add(self.session)
+        await self._show(self.agents, self.session)
+        return self.session
+
+    async def renew_node(self, node: InnerNode, lifetime: int) -> None:
+        node.identity, key = self.renewed(node.identity, lifetime)
+        node.credential = Credential(node.id, node.identity.chain, key)
+        await self._show(node, node.credential)
+
+    async def _show(self, node: InnerNode, renewed: Session | Credential) -> None:
+        for _, arrival in list(node.carrier.arrivals.values()):
+            await arrival.show(renewed)
+        node.carrier.refresh()
 
     def judged(self, chain: tuple[bytes, ...]) -> Identity:
         found = verify(chain, self.ca.bundle, self.ca.at)

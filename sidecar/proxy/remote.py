@@ -15,6 +15,7 @@ from pki.clock import Wall
 from pki.errors import LockgateError, RemoteError
 from pki.framing import Frame
 from pki.spiffe import SpiffeId
+from pki.spki import spki
 from sidecar import wire
 from sidecar.address import Address
 from sidecar.audit.record import Caller, Subject
@@ -30,7 +31,7 @@ from sidecar.proxy.framed import FramedStream
 from sidecar.proxy.pool import Pool, Pooled
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
-from sidecar.session.sessions import Session
+from sidecar.session.sessions import Session, Sessions
 from sidecar.wire import FrameType
 
 OPEN_SECONDS = 15.0
@@ -59,6 +60,9 @@ class Side(Protocol):
 
     @property
     def pool(self) -> Pool: ...
+
+    @property
+    def sessions(self) -> Sessions: ...
 
     def not_after(self, session: Session) -> Wall: ...
 
@@ -119,6 +123,8 @@ class RemoteArrival:
             else:
                 self.far = FramedStream(self.pooled.connection)
                 self.pooled.connection.on_prove = self._peer_renewed
+                self.side.carrier.table.rebind(live, self.current())
+                await self._catch_up(self.pooled)
                 return self.far
         raise problem
 
@@ -139,6 +145,15 @@ class RemoteArrival:
             else:
                 await far.reset(reason or "")
         await (self.near.aclose() if clean else close_hard(self.near))
+
+    async def _catch_up(self, pooled: Pooled) -> None:
+        """Prove what was renewed while the stream was being opened, and could not be proven yet."""
+        newest = self.side.sessions.find(self.session.id.session)
+        if newest is not None and newest.identity.serial != self.session.identity.serial:
+            await self.show(newest)
+        credential = self.side.node.standing().credential
+        if spki(credential.key.public_key()) != pooled.connection.own_spki:
+            await self.show(credential)
 
     async def _open_on(self, node: str, live: Live) -> Pooled:
         peer = SpiffeId.for_node(self.side.node.trust_domain, node)

@@ -55,6 +55,8 @@ class OpenArrival:
     caller: Caller | None = None
     near_fault: Reason | None = Reason.PEER_UNREACHABLE
     far_fault: Reason = Reason.TARGET_UNREACHABLE
+    accepted: bool = False
+    """Nothing but the answer may come before it: a proof that is due waits for :meth:`opened`."""
     refused: bool = False
     near: FramedStream = field(init=False)
 
@@ -67,7 +69,7 @@ class OpenArrival:
 
     async def show(self, renewed: Credential | Session) -> None:
         """To the node that opened the stream. Sessions are proven by that node, not to it."""
-        if isinstance(renewed, Credential):
+        if isinstance(renewed, Credential) and self.accepted:
             exporter = self.connection.exporter(proof.EXPORTER_LABEL)
             with _PEER_IS_GONE:
                 await self.near.prove(proof.prove(renewed.key, renewed.chain, exporter, "node"))
@@ -78,9 +80,12 @@ class OpenArrival:
 
     async def opened(self) -> None:
         await self.connection.frames.send(*wire.encode(wire.Accepted(ordinal=self.ordinal)))
+        self.accepted = True
         credential = self.node.standing().credential
         if spki(credential.key.public_key()) != self.connection.own_spki:
-            await self.show(credential)  # Renewed since the handshake: the opener knows the old certificate only.
+            await self.show(
+                credential
+            )  # Renewed since the handshake: the opener knows the old certificate only.
 
     async def refuse(self, decision: Decision) -> None:
         """REFUSED, after which the connection may carry the next stream. Unsaid, it is closed by :meth:`finish`."""
@@ -221,9 +226,7 @@ class ToolSide:
         self._carrier.audit.append(record.denied(at, subject, ruling))
         self._on_refusal(Reason.BAD_PROOF, why)
 
-    async def _serve_open(
-        self, proven: _Proven, opening: wire.Open
-    ) -> bool:
+    async def _serve_open(self, proven: _Proven, opening: wire.Open) -> bool:
         """One stream; whether the connection may carry the next."""
         connection, identity = proven.connection, proven.sessions.get(opening.session)
         if identity is None:

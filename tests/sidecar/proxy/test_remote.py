@@ -1,3 +1,4 @@
+import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -299,6 +300,97 @@ async def test_a_stream_ends_with_the_shortest_lived_certificate_under_it(mesh: 
     mesh.agents.carrier.judge(live)
     await settled(mesh)
     assert mesh.agents.log.end.fields["reason"] == Reason.EXPIRED
+
+
+# -- Renewed certificates
+
+
+async def deadlines(mesh: InnerMesh) -> set[int]:
+    """Until when the one live stream may go on, on both nodes."""
+    await wait_all_tasks_blocked(0.001)
+    return {live.request.not_after for node in (mesh.agents, mesh.tools) for live in node.carrier.table}
+
+
+async def test_a_renewed_session_moves_the_deadline_of_its_streams(
+    mesh: InnerMesh, proofs: list[str]
+) -> None:
+    """A PROVE in the middle of the stream, on both nodes, without a byte of the stream touched."""
+    client = await opened(mesh)
+    before = mesh.session.identity.not_after
+    assert await deadlines(mesh) == {before}
+    renewed = await mesh.renew_session(2 * HOUR)
+    assert await deadlines(mesh) == {renewed.identity.not_after}
+    assert renewed.identity.not_after > before
+    await client.send_all(b"still")
+    assert await client.receive_some() == b"still"
+    await client.send_eof()
+    await settled(mesh)
+    assert await mesh.ask() == b"hello"
+    assert proofs == [mesh.session.id.session] * 2, "and the connection needs no third proof"
+
+
+@pytest.mark.parametrize("name", ["agents-1", "tools-1"])
+async def test_a_renewed_node_moves_the_deadline_of_its_streams(name: str, mesh: InnerMesh) -> None:
+    """Either end proves its next certificate to the other."""
+    short = HOUR // 2
+    mesh.nodes[name].credential, mesh.nodes[name].identity = mesh.credential(name, short)
+    await opened(mesh)
+    assert await deadlines(mesh) == {mesh.nodes[name].identity.not_after}
+    await mesh.renew_node(mesh.nodes[name], 24 * HOUR)
+    assert await deadlines(mesh) == {mesh.session.identity.not_after}
+
+
+@pytest.mark.parametrize("who", ["session", "agents-1", "tools-1"])
+async def test_what_is_renewed_while_a_stream_opens_is_proven_once_it_is_open(
+    who: str, mesh: InnerMesh
+) -> None:
+    """Nothing may come between OPEN and ACCEPTED, and no stream may end for a proof that had to wait."""
+    mesh.tools.log.hold = trio.Event()
+    mesh.nodes["tools-2"].down = True
+    if who != "session":
+        mesh.nodes[who].credential, mesh.nodes[who].identity = mesh.credential(who, HOUR // 2)
+    client = await mesh.call("tickets")
+    await wait_all_tasks_blocked(0.001)
+    assert len(mesh.tools.carrier.table) == 1, "the tool's node holds its answer back"
+    if who == "session":
+        await mesh.renew_session(2 * HOUR)
+    else:
+        await mesh.renew_node(mesh.nodes[who], 24 * HOUR)
+    mesh.tools.log.hold.set()
+    await client.send_all(b"ping")
+    assert await client.receive_some() == b"ping"
+    assert await deadlines(mesh) == {mesh.session.identity.not_after}
+
+
+async def test_a_proof_of_somebody_else_ends_the_stream(mesh: InnerMesh) -> None:
+    """The tool's node may prove itself and nobody else."""
+    await opened(mesh)
+    [connection] = mesh.tools.connections
+    exporter = connection.exporter(proof.EXPORTER_LABEL)
+    stolen = proof.prove(mesh.session.key, mesh.session.identity.chain, exporter)
+    await connection.frames.send(*wire.encode(stolen))
+    await settled(mesh)
+    assert mesh.agents.log.end.fields["reason"] == Reason.BAD_REQUEST
+
+
+async def test_streams_leave_no_descriptor_behind(mesh: InnerMesh) -> None:
+    """Whole, refused, cut or reset: afterwards only the pool holds connections."""
+    await mesh.ask()
+    await settled(mesh)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        await mesh.ask()
+        await mesh.ask(service="notes")
+        mesh.tools.scene.lock()
+        await cut_off(mesh)
+        mesh.tools.scene.restrictions = mesh.agents.scene.restrictions
+        client = await opened(mesh)
+        client.setsockopt(*NO_LINGER)
+        await client.aclose()
+        await settled(mesh)
+    await mesh.ask()
+    await settled(mesh)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # -- Scripts
