@@ -92,6 +92,7 @@ async def _join_node(settings: Settings, token: Token, place: Addresses) -> None
     if _is_joined(folder, token):
         _say_joined(settings, token)
         return
+    paths.lib.mkdir(mode=0o700, parents=True, exist_ok=True)  # mkdir gives its mode to no parents
     joined = await _enrol(token, _kept_key(folder, None), [str(place.advertise)])
     save_bundle(joined.bundle_statement.raw, folder)
     Journal(paths.statements, create=True).close()

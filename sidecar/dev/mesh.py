@@ -119,7 +119,7 @@ class Mesh:
     def _start_ca(self) -> None:
         folder = self.layout.member("ca")
         ports = self.layout.ports
-        if not (folder / "etc" / "ca.toml").exists():
+        if not (folder / "lib" / "authority").exists():  # the last thing that `ca init` makes
             self.say(
                 "making a CA; its root and the operators have no passphrase, as this is for trying out only"
             )
@@ -144,7 +144,7 @@ class Mesh:
 
     def _join_node(self, name: str) -> None:
         folder = self.layout.member(name)
-        if not (folder / "etc" / "node.toml").exists():
+        if not (folder / "lib" / "identity" / "chain.pem").exists():
             listen = f"127.0.0.1:{self.layout.ports.nodes[name]}"
             self._join(f"node:{name}", [], ("--dir", str(folder), "join", "--listen", listen))
             self.say(f"node {name} joined")
