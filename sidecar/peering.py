@@ -49,7 +49,7 @@ class Peering:
         on_stream: Callable[[Connection], Awaitable[None]] | None,
     ) -> None:
         self.refusals = Refusals()
-        self.links = Links(own, overlay, member.message, member.link_changed, self._fault)
+        self.links = Links(own, overlay, self._take, member.link_changed, self._fault)
         self._own = own
         self._overlay = overlay
         self._member = member
@@ -86,8 +86,9 @@ class Peering:
         if connection is None:
             return
         try:
-            await self._serve(connection)
-        except (LockgateError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # To go away is no offence.
+                await self._serve(connection)
+        except LockgateError as error:
             self.refusals.note("protocol", str(error), peer=str(connection.peer))
         except Exception:
             log.exception("connection failed", peer=str(connection.peer))
@@ -119,6 +120,10 @@ class Peering:
             await self._on_stream(connection)
         else:
             self.refusals.note("protocol", "no streams are served here", peer=str(connection.peer))
+
+    async def _take(self, peer: str, message: Wire) -> None:
+        for why in await self._member.message(peer, message):
+            self.refusals.note("statement", why, peer=peer)
 
     def _fault(self, peer: str, why: str) -> None:
         self.refusals.note("protocol", why, peer=peer)

@@ -178,8 +178,7 @@ def _count(rogue: Rogue, counter: str) -> int:
     if ":" in counter:
         kind, _, reason = counter.partition(":")
         return len(rogue.mesh.records(VICTIM, kind=kind, reason=reason))
-    status = rogue.status()
-    return int(status["declined"] if counter == "declined" else status["refused"].get(counter, 0))
+    return int(rogue.status()["refused"].get(counter, 0))
 
 
 def _descriptors(pid: int) -> int:

@@ -158,11 +158,14 @@ class Member:
         self._send(self._flood.handle(LinkUp(peer) if up else LinkDown(peer)))
         self._policies.ask(self._flood.links)
 
-    async def message(self, peer: str, message: Wire) -> None:
-        """A message from a control link; raises RemoteError when the peer breaks the protocol."""
+    async def message(self, peer: str, message: Wire) -> list[str]:
+        """A message from a control link; why statements in it were refused.
+
+        Raises RemoteError when the peer breaks the protocol.
+        """
         match message:
             case Statements():
-                await self.take(message.envelopes, peer)
+                return await self.take(message.envelopes, peer)
             case Summary() | Ids() | Want():
                 self._send(self._flood.handle(Arrived(peer, message)))
             case Fetch():
@@ -172,6 +175,7 @@ class Member:
                     await self._bring_policy()
             case _:
                 raise RemoteError(f"{type(message).__name__} does not belong on a control link")
+        return []
 
     async def tick(self, entropy: bytes) -> None:
         """Once a second: compare with a few peers, write what waits, delete what ended long ago, end what ends."""

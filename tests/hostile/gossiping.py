@@ -41,7 +41,7 @@ from sidecar.identity import Credential
 from sidecar.overlay import Connection
 from sidecar.wire import FrameType
 from tests.authority import new_key, tiny_ca
-from tests.hostile.rogue import DECLINED, GONE, NOTHING, PROTOCOL, ROGUE, Case, Rogue, a_name, answer
+from tests.hostile.rogue import GONE, NOTHING, PROTOCOL, ROGUE, STATEMENT, Case, Rogue, a_name, answer
 
 Attack = Callable[[Rogue], Awaitable[str]]
 Forger = Callable[[Rogue], bytes]
@@ -355,7 +355,7 @@ def _object(**changes: object) -> bytes:
 
 
 def _forged(name: str, forger: Forger) -> Case:
-    return Case(name, sends(forger), DECLINED, seen=NOT_HELD)
+    return Case(name, sends(forger), STATEMENT, seen=NOT_HELD)
 
 
 def _malformed(name: str, forger: Forger) -> Case:

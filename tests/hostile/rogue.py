@@ -54,7 +54,7 @@ PATIENCE = 8.0
 GONE = "gone"
 """What is seen of a victim that hangs up without a word."""
 
-HANDSHAKE, PROTOCOL, BAD_PROOF, DECLINED, NOTHING = "handshake", "protocol", "bad_proof", "declined", ""
+HANDSHAKE, PROTOCOL, BAD_PROOF, STATEMENT, NOTHING = "handshake", "protocol", "bad_proof", "statement", ""
 """Where a refusal is counted: counters of the victim's status, or none for what is not to be refused."""
 
 TROUBLE = (LockgateError, trio.BrokenResourceError, trio.ClosedResourceError, OSError)
