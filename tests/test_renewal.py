@@ -10,6 +10,7 @@ from tests.clients import ask, connect
 from tests.mesh import Mesh, dev_mesh, until
 
 LIFETIME_SECONDS = 5
+OPERATOR_SECONDS = 10
 RENEWALS = 3
 
 
@@ -104,3 +105,22 @@ def test_after_a_sleep_longer_than_its_certificates_no_byte_passes(mesh: Mesh) -
     [echoed] = {one["bytes_in"] for one in mesh.records("agents-1", kind="cut", reason="expired")[-1:]}
     assert echoed == len(b"hello")
     mesh.ready("agents-1")
+
+
+def test_an_operator_at_work_is_renewed_past_the_end_of_the_first_certificate(mesh: Mesh) -> None:
+    """Command by command, without being asked, and without a word."""
+    ca_toml = mesh.member("ca") / "etc" / "ca.toml"
+    ca_toml.write_text(ca_toml.read_text() + f'operator = "{OPERATOR_SECONDS}s"\n')
+    mesh.kill("ca")
+    mesh.start("ca")
+    token = str(mesh.root / "token")
+    mesh.cli("token", "create", "operator:carol", "--role", "responder", "--out", token, member="ca")
+    assert mesh.cli("join", "--no-passphrase", "--token-file", token, operator="carol").code == 0
+    ends = time.time() + OPERATOR_SECONDS
+
+    def works() -> bool:
+        assert mesh.cli("lock", "agent:nobody", "--wait", "0s", operator="carol").err == ""
+        return time.time() > ends
+
+    until(works, "the first certificate to end")
+    assert works()
