@@ -22,11 +22,26 @@ def configure(level: str, *, as_json: bool = False) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _harmless,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,  # A cached one would never hear of a reload's level.
+    )
+
+
+def _harmless(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Strangers' text ends up in lines (paths, messages), and to a terminal control characters are commands."""
+    return {key: _visible(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _visible(text: str) -> str:
+    return "".join(
+        char
+        if char.isprintable() or char == "\n"
+        else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
     )
 
 

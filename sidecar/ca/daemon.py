@@ -1,7 +1,7 @@
 """The CA's daemon: its API for enrolment and operators (7444), and its place in the mesh (7446)."""
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import structlog
@@ -111,7 +111,7 @@ def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
         lift=office.lift,
         control_address=str(control_addresses(config)[0]),
         clock=clock,
-        note=_note,
+        note=_noter(),
     )
 
 
@@ -156,6 +156,17 @@ def _no_contacts() -> Iterable[Contact]:
     return ()
 
 
-def _note(event: dict[str, object]) -> None:
-    facts = dict(event)
-    _log.info(str(facts.pop("event", "event")), **facts)
+def _noter() -> Callable[[dict[str, object]], None]:
+    """Notes what the API does. Refusals are counted and folded: anybody can cause as many as they like."""
+    refusals = log.Refusals()
+
+    def note(event: dict[str, object]) -> None:
+        facts = dict(event)
+        what = str(facts.pop("event", "event"))
+        if what == "refused":
+            why, reason = str(facts.pop("message", "")), facts.pop("reason", "")
+            refusals.note(f"{reason} {facts.get('peer', '')}".strip(), why, **facts)
+        else:
+            _log.info(what, **facts)
+
+    return note

@@ -27,6 +27,16 @@ def test_a_line_tells_time_level_and_facts(capsys: pytest.CaptureFixture[str]) -
     assert line["timestamp"].endswith("Z")
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_strangers_text_commands_no_terminal(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    """Whoever reads the log sees what was sent, and no more than sees it."""
+    log.configure("info", as_json=as_json)
+    structlog.get_logger().info("refused", path="/\x1b[2J\x07\u202e\udc80")
+    said = capsys.readouterr().err
+    assert said.rstrip("\n").isprintable()
+    assert "x1b[2J" in said
+
+
 def test_a_logger_that_is_in_use_hears_of_a_new_level(capsys: pytest.CaptureFixture[str]) -> None:
     """A reload changes what is logged from then on."""
     logger = structlog.get_logger()

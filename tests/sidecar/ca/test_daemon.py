@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from trio.testing import MockClock
 
 from pki.errors import ConfigError, LocalError
 from sidecar import log
-from sidecar.ca.daemon import read_config, reload
+from sidecar.ca.daemon import _noter, read_config, reload
 from sidecar.paths import Paths
 
 TEXT = 'name = "ca-1"\ntrust-domain = "example.org"\n'
@@ -58,3 +59,14 @@ async def test_a_bad_file_changes_nothing_and_the_log_says_why(paths: Paths, lev
     assert entry["event"] == "reload refused, the old configuration stays"
     assert "foo" in entry["why"]
     assert "bar" in entry["why"]
+
+
+async def test_a_strangers_refusals_do_not_fill_the_log(autojump_clock: MockClock) -> None:
+    """Anybody may ask for what is not there, as often as they like; what was issued is one line each."""
+    note = _noter()
+    with capture_logs() as logs:
+        for _ in range(9):
+            note({"event": "refused", "path": "/x", "reason": "bad_request", "message": "no", "peer": ""})
+            note({"event": "enrolled", "spiffe_id": "spiffe://example.org/node/n"})
+    assert [one["event"] for one in logs].count("refused") == 1
+    assert [one["event"] for one in logs].count("enrolled") == 9
