@@ -5,6 +5,7 @@ start. A missing or damaged file where one was is an error and never an empty st
 revocations would serve the revoked.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ class Journal:
                 f"{path}: the statement store is gone; restore it, or join again in an empty folder"
             )
         self._path = path
+        if create:
+            _make_private(path)
         try:
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         except sqlite3.Error as error:
@@ -160,6 +163,14 @@ class Journal:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             raise LocalError(f"{self._path}: {error}") from None
+
+
+def _make_private(path: Path) -> None:
+    """SQLite gives its other files this mode too. Whoever may read them may lock them, and stop every write."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise LocalError(f"{path}: {error.strerror}") from None
 
 
 def _adoption(raw: bytes) -> Statement:

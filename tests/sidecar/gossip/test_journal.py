@@ -142,7 +142,7 @@ def test_creating_over_a_store_keeps_it(path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_our_own_fault(tmp_path: Path) -> None:
     """Named, with the path."""
-    with pytest.raises(LocalError, match="unable to open"):
+    with pytest.raises(LocalError, match="No such file"):
         Journal(tmp_path / "nowhere" / "statements.db", create=True)
 
 
@@ -209,3 +209,11 @@ def test_a_read_that_fails_is_our_own_fault(path: Path) -> None:
     journal._database.execute("DROP TABLE adoptions")
     with pytest.raises(LocalError, match="no such table"):
         journal.entries()
+
+
+def test_the_store_is_its_owners_alone(path: Path) -> None:
+    """A stranger who may read SQLite's files may also lock them, and keep every revocation from being durable."""
+    journal = Journal(path, create=True)
+    journal.append(ENTRIES)
+    found = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert set(found.values()) == {0o600}, found
