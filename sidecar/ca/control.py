@@ -1,4 +1,7 @@
-"""The CA's admin socket: status, join tokens, statements. Who may reach it is root on the CA's host."""
+"""The CA's admin socket: status, join tokens, statements. 0660, root and group lockgate.
+
+The group may read, and hand in what an operator signed. Who makes a token makes admins: that takes root.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -13,13 +16,14 @@ from pki.authority.enrol import Enrolment
 from pki.authority.register import Invitation
 from pki.clock import SECOND, Clock, Wall
 from pki.codec import convert
+from pki.errors import RefusedError
 from pki.spiffe import IdKind
 from pki.statement import MAX_ITEMS
 from sidecar.ca.office import Office
 from sidecar.ca.places import api_addresses
 from sidecar.config import CaConfig
 from sidecar.control import state, statements
-from sidecar.control.unix import ERROR_HANDLERS, answer, body_of
+from sidecar.control.unix import ERROR_HANDLERS, answer, body_of, caller_of, is_root
 from sidecar.defaults import TOKEN_MAX_LIFETIME
 
 
@@ -41,6 +45,8 @@ def ca_app(
         return answer(status_of(config, office))
 
     async def token(request: Request) -> Response:
+        if not is_root(caller_of(request)):
+            raise RefusedError("token create: only root on the CA's host, or the user that runs the CA")
         wanted = convert(await body_of(request), CreateToken, what="token create")
         now = clock.wall()
         expires = Wall(now + wanted.ttl)

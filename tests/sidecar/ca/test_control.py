@@ -10,6 +10,7 @@ from pki.clock import DAY, MINUTE
 from pki.errors import LocalError
 from pki.token import Token
 from sidecar.ca.control import ca_app
+from sidecar.peercred import PeerCred
 from tests.authority import NOW
 from tests.sidecar.ca.world import CONFIG, POLICY, Bureau
 from tests.sidecar.control.world import ask, message
@@ -52,6 +53,13 @@ async def test_status_tells_what_is_in_force_at_the_ca(bureau: Bureau, app: Star
     ]
     assert body["revocations"] == [{"id": revoked.id, "target": "node:tools-9", "by": author}]
     assert body["policy"] == {"sequence": 0, "digest": "0" * 64, "fault": ""}
+
+
+async def test_a_token_takes_root_on_the_cas_host(app: Starlette) -> None:
+    """The socket's group may read; a token for an admin would make each of its members one."""
+    member_of_the_group = PeerCred(pid=7, uid=os.geteuid() + 1, gid=0)
+    answer = await ask(app, "POST", "/v1/tokens", TOKEN, caller=member_of_the_group)
+    assert message(answer).startswith("token create: only root on the CA's host")
 
 
 async def test_a_token_is_for_one_name_and_says_where_the_ca_is(app: Starlette) -> None:
