@@ -7,6 +7,7 @@
 Gossip, control and reload reach the data path through a new snapshot only; the data path answers with records.
 """
 
+import os
 import pwd
 import secrets
 from collections.abc import Iterable
@@ -41,11 +42,13 @@ from sidecar.net import dial_tcp
 from sidecar.objects import Objects
 from sidecar.overlay import Connection, Overlay, Standing
 from sidecar.peering import Caps, Peering, contacts_of, dialable, is_member_identity
+from sidecar.policy.model import Agent
 from sidecar.proxy.agent import AgentSide, Kernel
 from sidecar.proxy.carry import Carrier, Sight
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.streams import Limits, LiveTable
 from sidecar.proxy.tool import ToolSide
+from sidecar.reasons import Reason
 from sidecar.receipts import receipts
 from sidecar.renewal import Spawn
 from sidecar.session.cgroup import SessionCgroups
@@ -150,18 +153,24 @@ class Node:
         return Sight(self.member.snapshot, self.member.moment(), self.draining)
 
     def uid_of(self, agent: str) -> int | None:
-        """The uid of an agent of the policy here; None when it has none, or may not have this one."""
+        """The uid of an agent of the policy here; None when it has none."""
         policy = self.member.snapshot.policy
         entry = policy.agents.get(agent) if policy else None
-        if entry is None:
-            return None
-        uid = entry.uid
-        if isinstance(uid, str):
-            try:
-                uid = pwd.getpwnam(uid).pw_uid
-            except KeyError:
-                return None
-        return uid
+        return None if entry is None else _uid_here(entry)
+
+    def uid_fault(self, agent: str, uid: int) -> str:
+        """Why no session of ``agent`` may start under this uid here; empty: it may.
+
+        A policy is checked where the users are not: only here is known what number a name stands for.
+        """
+        policy = self.member.snapshot.policy
+        if self.config.dev or policy is None:
+            return ""
+        if uid in (0, os.geteuid()):
+            return "which is root's or the daemon's own"
+        others = (one for one in policy.agents.values() if one.name != agent and self.name in one.nodes)
+        shared = next((one.name for one in others if _uid_here(one) == uid), None)
+        return f"which is agent {shared}'s too: they could not be told apart" if shared else ""
 
     def addresses_of(self, node: str) -> Iterable[Address]:
         entry = self.member.snapshot.roster.nodes.get(node)
@@ -210,6 +219,7 @@ class Node:
         async for raws in self._inbox:
             for refusal in await self.member.take(raws, None):
                 log.error("own statement refused", why=refusal)
+                self._cut_ended()
 
     # -- sessions
 
@@ -282,6 +292,13 @@ class Node:
         now = self.seams.clock.wall()
         self.seams.audit.append(record.session(now, what, session.id.session, session.id.name, facts))
 
+    def _cut_ended(self) -> None:
+        """A session whose end could not be said to others (too many were) ends here all the same."""
+        for live in list(self.carrier.table):
+            session = live.request.session
+            if session.node == self.name and self.sessions.find(session.session) is None:
+                live.cut(Reason.REVOKED, "session ended")
+
     def _forget_ended(self) -> None:
         """Sessions that can do nothing any more must not make those of the same uid ambiguous."""
         for session in self.sessions:
@@ -290,7 +307,13 @@ class Node:
                 self._note_session("ended", session, {})
 
     def _is_over(self, session: Session) -> bool:
-        facts = Facts(id=str(session.id), agent=session.id.name, session=session.id.session)
+        facts = Facts(
+            id=str(session.id),
+            agent=session.id.name,
+            session=session.id.session,
+            nodes=(self.name,),
+            serials=(session.identity.lineage, session.identity.serial),
+        )
         revoked = self.member.snapshot.restrictions.revocation_of(facts)
         return revoked is not None or session.identity.not_after <= self.member.moment().now
 
@@ -340,6 +363,7 @@ class Node:
                 self._outbox.send_nowait(raws)
             except trio.WouldBlock:
                 log.error("own statements dropped: too many are waiting")
+                self._cut_ended()
 
     def _own_identity(self) -> Identity:
         """Our certificate as it is on disk. One that ended while we were down may be renewed in grace."""
@@ -349,3 +373,13 @@ class Node:
         if isinstance(found, Identity):
             return found
         raise LocalError(f"own certificate: {found}; join again with a new token: lockgate join")
+
+
+def _uid_here(agent: Agent) -> int | None:
+    """The number of the agent's user on this machine; None when there is no such user."""
+    if isinstance(agent.uid, int):
+        return agent.uid
+    try:
+        return pwd.getpwnam(agent.uid).pw_uid
+    except KeyError:
+        return None

@@ -63,6 +63,8 @@ def _entitled_uid(node: Node, agent: str, caller: PeerCred) -> int:
         raise RefusedError(f"agent {agent}: not in the policy, or its user is unknown on node {node.name}")
     if caller.uid not in (0, uid):
         raise RefusedError(f"agent {agent}: runs as uid {uid}, and you are uid {caller.uid}")
+    if fault := node.uid_fault(agent, uid):
+        raise RefusedError(f"agent {agent}: runs as uid {uid}, {fault}; give it a user of its own")
     return uid
 
 

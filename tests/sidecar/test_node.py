@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -227,11 +228,30 @@ async def test_an_expired_session_ends_without_a_revocation(node: Station, log: 
 
 async def test_sessions_that_are_over_are_not_live(node: Station) -> None:
     """Neither the revoked nor the expired are renewed."""
-    stays, goes = [await node.start_session("researcher", 1001) for _ in range(2)]
+    stays, goes, gone = [await node.start_session("researcher", 1001) for _ in range(3)]
     await take(node, node.mint.says("revocation", revocation("session", goes.id.session)))
+    await take(node, node.mint.says("revocation", revocation("serial", gone.identity.serial)))
     assert list(node.live_sessions()) == [stays]
     clock_of(node).pass_time(2 * HOUR)
     assert list(node.live_sessions()) == []
+
+
+async def test_an_ended_session_has_no_streams_even_if_nobody_can_be_told(
+    node: Station, nursery: trio.Nursery, log: LogBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node may have so many statements alive, and no more; its own streams need none."""
+
+    async def refuse(raws: Iterable[bytes], _: str | None) -> list[str]:
+        return ["id: its signer has 4096 live already" for _ in raws]
+
+    await carrying(node, nursery, log, "wiki")
+    session = await node.start_session("researcher", 1001)
+    monkeypatch.setattr(node.member, "take", refuse)
+    nursery.start_soon(node.publish_own)
+    node.end_session(session)
+    await trio.testing.wait_all_tasks_blocked()
+    assert log.end.fields["reason"] == Reason.REVOKED
+    nursery.cancel_scope.cancel()
 
 
 # -- What the parts ask
@@ -243,6 +263,17 @@ async def test_sessions_that_are_over_are_not_live(node: Station) -> None:
 async def test_an_agents_uid_is_the_policys(agent: str, uid: int | None, node: Station) -> None:
     """By number, by a user of this machine, or not at all."""
     assert node.uid_of(agent) == uid
+
+
+async def test_an_agent_has_a_user_of_its_own(node: Station) -> None:
+    """A policy names users; only the node knows that one is root by another name, the daemon's, or another's."""
+    await with_policy(node, POLICY.replace('uid = "lockgate-no-such-user"', "uid = 65534"), 2)
+    assert "root's" in node.uid_fault("researcher", 0)
+    assert "the daemon's" in node.uid_fault("researcher", os.geteuid())
+    assert "agent clerk's too" in node.uid_fault("ghost", 65534)
+    assert node.uid_fault("researcher", 1001) == ""
+    node.config = node.config.model_copy(update={"dev": True})
+    assert node.uid_fault("researcher", 0) == ""
 
 
 async def test_addresses_are_the_rosters(node: Station) -> None:

@@ -98,3 +98,13 @@ async def test_what_any_user_may_send_costs_one_refusal(app: Starlette, body: ob
     """No traceback in the log, and nothing that the schema does not name."""
     answer = await ask(app, "POST", "/v1/sessions", body, caller=OTHER)
     assert answer[0] == 400
+
+
+async def test_no_session_starts_under_the_daemons_own_user(
+    node: Station, app: Starlette, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever name a policy gives it: it would be no agent, but whoever may do all."""
+    monkeypatch.setattr(node, "uid_of", lambda _: os.geteuid())
+    answer = await ask(app, "POST", "/v1/sessions", {"agent": "researcher"})
+    assert "the daemon's own; give it a user of its own" in message(answer)
+    assert len(node.sessions) == 0

@@ -102,11 +102,15 @@ def station(folder: Path, mint: Mint) -> Station:
     return made
 
 
-async def with_policy(node: Station, text: str) -> None:
+async def with_policy(node: Station, text: str, sequence: int = 1) -> None:
     """Both members in the roster, and the policy in force."""
     digest = node.seams.objects.put(text.encode())
     mint = node.mint
-    said = [mint.enrols("agents-1"), mint.enrols("tools-1"), mint.policy(1, digest, len(text.encode()))]
+    said = [
+        mint.enrols("agents-1"),
+        mint.enrols("tools-1"),
+        mint.policy(sequence, digest, len(text.encode())),
+    ]
     assert await node.member.take([one.raw for one in said], None) == []
     assert node.member.loaded.digest == digest
 
