@@ -8,7 +8,7 @@ something to wait for, and otherwise now and then:
 2. A receive waits first: after a question there is nearly never an answer yet, and asking only to be told so costs a
    failed call and an exception. A read that was large says that more is there; then the next one tries first.
 3. After EAGER_CALLS that did not wait, the loop turns all the same, so that one bulk stream cannot starve the others.
-4. A call in a cancelled scope does nothing, as in Trio. One that has moved bytes never reports that it was cancelled.
+4. A call in a cancelled scope does nothing, as in Trio. One that did all it was asked never reports a cancellation.
 
 So this is a Trio stream in all but rule 3: not every call is a point where other tasks run. With ``eager_calls`` of 0
 it is one to the letter, and Trio's conformance tests hold it to that.

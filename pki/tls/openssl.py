@@ -35,6 +35,27 @@ def verify_error(connection: SSL.Connection) -> str:
     return cast(bytes, ffi.string(lib.X509_verify_cert_error_string(code))).decode()
 
 
+class PlainBuffer:
+    """Where OpenSSL puts what it decrypts. Used again and again: one copy out, and no fresh pages for each record."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._room = ffi.new("char[]", size)
+
+    def read(self, connection: SSL.Connection, at: int, most: int) -> int:
+        """Put at most ``most`` bytes of one record at ``at``; how many. Raises what ``connection.recv`` raises."""
+        if not 0 <= at < at + most <= self.size:
+            raise LocalError("TLS: a read beyond its buffer")
+        count = cast(int, lib.SSL_read(connection._ssl, self._room + at, most))
+        if count <= 0:
+            connection._raise_ssl_error(connection._ssl, count)
+        return count
+
+    def first(self, count: int) -> bytes:
+        """A copy of the first ``count`` bytes."""
+        return cast(bytes, ffi.unpack(self._room, count))
+
+
 def bytes_arrived(connection: SSL.Connection) -> int:
     """Encrypted bytes written to a memory-BIO connection that it has not looked at yet."""
     return cast(int, lib.BIO_get_mem_data(connection._into_ssl, ffi.NULL))

@@ -36,7 +36,7 @@ from OpenSSL import SSL
 
 from pki.direct import direct
 from pki.errors import LocalError, RemoteError
-from pki.tls.openssl import bytes_arrived, bytes_leaving, verify_error, was_resumed
+from pki.tls.openssl import PlainBuffer, bytes_arrived, bytes_leaving, verify_error, was_resumed
 
 READ_BYTES = 131_072
 """Both of a transport read and of a receive by default. Over 128 KiB glibc maps fresh pages for every read."""
@@ -213,24 +213,28 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
     def _decrypt(self, limit: int) -> bytes | None:
         """Up to ``limit`` bytes of what has arrived, empty for the peer's clean end, None if more must arrive."""
-        records: list[bytes] = []
-        room = limit
+        buffer = _plain_buffer()
+        room = min(limit, buffer.size)
+        size = 0
         try:
-            while room and not self._receiver.ended and self.has_unread:
-                records.append(self._tls.recv(min(room, RECORD_BYTES)))
-                room -= len(records[-1])
+            while size < room and self._may_have_more():
+                size += buffer.read(self._tls, size, room - size)
         except SSL.WantReadError:
             pass
         except SSL.ZeroReturnError:
             self._receiver.ended = True
         except SSL.Error as error:
             self._receiver.broken = f"TLS: {_reason(error, self._tls)}"
-            if not records:  # else: what came before is genuine, the next call tells
+            if not size:  # else: what came before is genuine, the next call tells
                 raise trio.BrokenResourceError(self._receiver.broken) from error
         if bytes_leaving(self._tls) > MAX_OWED_BYTES:
             self._receiver.broken = "the peer demands new keys over and over"
             raise trio.BrokenResourceError(self._receiver.broken)
-        return b"".join(records) if records or self._receiver.ended else None
+        return buffer.first(size) if size or self._receiver.ended else None
+
+    def _may_have_more(self) -> bool:
+        """Whether OpenSSL holds bytes: to ask it for what it does not have costs an exception."""
+        return not self._receiver.ended and bool(self._tls.pending() or bytes_arrived(self._tls))
 
     def _encrypt(self, data: memoryview) -> None:
         try:
@@ -305,6 +309,19 @@ class _Direction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._busy = False
+
+
+_shared: trio.lowlevel.RunVar[PlainBuffer] = trio.lowlevel.RunVar("plain_buffer")
+
+
+def _plain_buffer() -> PlainBuffer:
+    """One for all streams of a loop, since no other task runs while it is in use. Loops in other threads have theirs."""
+    try:
+        return _shared.get()
+    except LookupError:
+        fresh = PlainBuffer(READ_BYTES)
+        _shared.set(fresh)
+        return fresh
 
 
 def _reason(error: SSL.Error, connection: SSL.Connection) -> str:

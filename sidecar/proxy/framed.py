@@ -80,7 +80,10 @@ class FramedStream(trio.abc.HalfCloseableStream):
         if self._rest or self._ended_in:
             await trio.lowlevel.checkpoint()
         else:
-            self._rest = memoryview(await self._next())
+            body = await self._next()
+            if len(body) <= limit:
+                return body
+            self._rest = memoryview(body)
         data, self._rest = self._rest[:limit], self._rest[limit:]
         return bytes(data)
 

@@ -125,6 +125,16 @@ async def test_both_directions_carry_bulk_at_once() -> None:
     assert received == {"client": BLOB[::-1], "server": BLOB}
 
 
+async def test_a_read_never_shows_what_another_stream_received() -> None:
+    """All streams decrypt into one buffer; each gets a copy of its own bytes and no more."""
+    long, short = await secured(), await secured()
+    await long[0].send_all(b"secret" * 5_000)
+    await short[0].send_all(b"hi")
+    first = await long[1].receive_some()
+    assert await short[1].receive_some(MIB) == b"hi"
+    assert first == b"secret" * 5_000
+
+
 async def test_the_greatest_frame_leaves_in_one_write() -> None:
     """Bulk is won by few large system calls: OpenSSL must not stop after a record."""
     near, far = memory_pair()
