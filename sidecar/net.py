@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import trio
@@ -19,13 +20,14 @@ USER_TIMEOUT_MS = 60_000
 
 ACCEPT_PAUSE = 0.1
 
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 async def dial_tcp(address: Address) -> trio.SocketStream:
     """A TCP connection to ``address``; raises UnreachableError."""
     try:
-        stream = await trio.open_tcp_stream(address.host, address.port)
+        stream = await _connect(address)
     except OSError as error:
         raise UnreachableError(f"{address}: {_why(error)}") from None
     tune(stream)
@@ -71,6 +73,30 @@ def tune(stream: trio.SocketStream) -> None:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+async def _connect(address: Address) -> trio.SocketStream:
+    """An IP address is dialled at once; only a name needs Trio's resolver and its race of addresses.
+
+    That is a nursery, two tasks and several turns of the loop for each stream to a tool.
+    """
+    try:
+        family = _FAMILIES[ip_address(address.host).version]
+    except ValueError:
+        return await trio.open_tcp_stream(address.host, address.port)
+    await trio.lowlevel.checkpoint_if_cancelled()
+    dialling = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        fault = dialling.connect_ex((address.host, address.port))
+        if fault == errno.EINPROGRESS:
+            await trio.lowlevel.wait_writable(dialling)
+            fault = dialling.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if fault:
+            raise OSError(fault, os.strerror(fault))
+    except BaseException:
+        dialling.close()
+        raise
+    return trio.SocketStream(trio.socket.from_stdlib_socket(dialling))
 
 
 def _why(error: OSError) -> str:

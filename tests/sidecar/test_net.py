@@ -1,4 +1,5 @@
 import errno
+import os
 import socket
 from itertools import pairwise
 
@@ -95,6 +96,33 @@ async def test_a_name_that_does_not_exist_is_unreachable() -> None:
         await dial_tcp(Address("nowhere.invalid", 1))
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+async def test_addresses_and_names_are_dialled(host: str) -> None:
+    """An address of either family at once, a name by way of the resolver."""
+    [listener, *_] = await listen_tcp(Address(host, _free_port()))
+    async with listener, await dial_tcp(Address(host, _address_of(listener).port)) as dialled:
+        accepted = await listener.accept()
+        async with accepted:
+            await dialled.send_all(b"hello")
+            assert await accepted.receive_some() == b"hello"
+
+
+async def test_a_dial_that_is_given_up_leaves_nothing_open() -> None:
+    """A deadline ends the wait for a host that drops what it is sent, and the descriptor with it."""
+    before = set(os.listdir("/proc/self/fd"))
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = Address("127.0.0.1", full.getsockname()[1])
+        queue = [await dial_tcp(address)]  # the backlog has room for one; whoever comes after gets no answer
+        with trio.move_on_after(0.05) as patience:
+            queue.append(await dial_tcp(address))
+        assert patience.cancelled_caught
+        for one in queue:
+            await one.aclose()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 async def test_a_dialled_connection_is_watched() -> None:
     """Keepalive and a limit on unacknowledged bytes: a peer that died is noticed."""
     [listener] = await listen_tcp(Address("127.0.0.1", _free_port()))
@@ -128,5 +156,5 @@ def _free_port() -> int:
 
 
 def _address_of(listener: trio.SocketListener) -> Address:
-    host, port = listener.socket.getsockname()
+    host, port = listener.socket.getsockname()[:2]
     return Address(host, port)
