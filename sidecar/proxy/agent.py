@@ -1,7 +1,6 @@
 """The agent's side of a stream: a local connection on a binding, attributed, then opened on the tool's node."""
 
 import secrets
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -207,7 +206,7 @@ class AgentSide:
         """The service's nodes: those that may be asked now, and of these the one with fewest live streams first."""
         if service is None or len(service.nodes) == 1:
             return tuple(service.nodes) if service else ()
-        load = Counter(live.peer for live in self.carrier.table)
+        load = self.carrier.table.by_tool_node()
         sight = self.carrier.situation.sight()
         refused = {
             node: not decide(replace(request, tool_node=node), sight.snapshot, sight.moment).allowed

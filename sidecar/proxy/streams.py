@@ -9,7 +9,7 @@ a stream; the shell looks again then, and each stream checks the same instant be
 after a suspended machine wakes up nothing passes unjudged.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -81,6 +81,13 @@ class LiveTable:
 
     def find(self, stream: str) -> Live | None:
         return self._streams.get(stream)
+
+    def by_tool_node(self) -> Counter[str]:
+        """How many streams lead, or are on their way, to each tool's node."""
+        load: Counter[str] = Counter()
+        for request, streams in self._by_request.items():  # Few, however many streams there are.
+            load[request.tool_node] += len(streams)
+        return load
 
     def admit(self, live: Live) -> bool:
         """Enter a stream; False when its id is live already (a peer that repeats itself)."""

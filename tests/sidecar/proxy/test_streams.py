@@ -69,6 +69,16 @@ def judge(
 # -- admission
 
 
+def test_load_counts_every_stream_at_the_node_it_leads_to() -> None:
+    """Also one that is not open yet, and one that went to another node than it meant to."""
+    first, second, moved = live(0), live(1), live(2)
+    live_table = table(first, second, moved)
+    live_table.rebind(moved, replace(WIKI, tool_node="tools-2"))
+    assert live_table.by_tool_node() == {WIKI.tool_node: 2, "tools-2": 1}
+    live_table.close(moved, BOOT)
+    assert live_table.by_tool_node() == {WIKI.tool_node: 2}
+
+
 def test_a_revocation_between_admission_and_decision_is_not_lost() -> None:
     """The stream is entered first, so the new snapshot finds it; the decision made before says yes and is too late."""
     stream = live()
