@@ -52,7 +52,7 @@ STREAM_LIMITS = {
     FrameType.RESET: 64,
 }
 
-IDLE_LIMITS = {kind: STREAM_LIMITS[kind] for kind in (FrameType.PROVE, FrameType.OPEN)}
+IDLE_LIMITS = {kind: STREAM_LIMITS[kind] for kind in (FrameType.PROVE, FrameType.OPEN, FrameType.RESET)}
 """Of an opener between two streams: thousands of idle connections must not hold 256 KiB each."""
 
 CONTROL_LIMITS = {

@@ -65,7 +65,8 @@ class OpenArrival:
 
     def current(self) -> Request:
         ends = (self.identity.not_after, self.connection.identity.not_after, self.node.own_not_after)
-        return replace(self.request, not_after=min(ends))
+        serials = (*self.identity.serials, *self.connection.identity.serials, self.node.lineage())
+        return replace(self.request, serials=serials, not_after=min(ends))
 
     async def show(self, renewed: Credential | Session) -> None:
         """To the node that opened the stream. Sessions are proven by that node, not to it."""
@@ -196,6 +197,8 @@ class ToolSide:
                 if not await self._serve_open(proven, opening):
                     return
                 connection.frames.limits = wire.IDLE_LIMITS
+            elif frame.type == FrameType.RESET and ordinal:
+                return  # Of a stream that was cut there when it was whole here already.
             else:
                 raise RemoteError(f"frame type {frame.type} does not belong between streams")
 
@@ -261,7 +264,7 @@ class ToolSide:
             session=identity.id,
             service=opening.service,
             tool_node=self._node.name,
-            serials=(identity.lineage, connection.identity.lineage, self._node.lineage()),
+            serials=(*identity.serials, *connection.identity.serials, self._node.lineage()),
             not_after=min(identity.not_after, connection.identity.not_after, self._node.own_not_after),
         )
 
@@ -281,7 +284,10 @@ class ToolSide:
 
 
 async def _next_frame(connection: Connection) -> Frame | None:
-    """The next frame between streams; None when the peer left, or asked for nothing for too long."""
-    with trio.move_on_after(IDLE_SECONDS):
+    """The next frame between streams; None when the peer left, or asked for nothing for too long.
+
+    How it left does not matter here: no stream is cut short by it.
+    """
+    with trio.move_on_after(IDLE_SECONDS), _PEER_IS_GONE:
         return await connection.frames.receive()
     return None

@@ -116,6 +116,6 @@ CASES = [
     Case("leaves-inside-a-frame", leaves_inside_a_frame, "cut:bad_request", seen="bad_request"),
     Case("end-twice", after_both_ends(FrameType.END), PROTOCOL),
     Case("data-after-end", after_both_ends(FrameType.DATA, b"late"), PROTOCOL),
-    Case("reset-after-end", after_both_ends(FrameType.RESET, _RESET), PROTOCOL),
+    Case("reset-after-end", after_both_ends(FrameType.RESET, _RESET), NOTHING),
     Case("data-before-accepted", early_bytes, NOTHING, seen="early"),
 ]

@@ -84,6 +84,25 @@ async def test_an_opener_that_says_its_caller_left_closes_the_stream(mesh: Inner
     assert mesh.tools.log.end.kind is Kind.CLOSED
 
 
+async def test_a_reset_of_a_stream_that_was_whole_here_is_nobodys_fault(mesh: InnerMesh) -> None:
+    """Cut there in the moment in which it ended here: the connection ends, and nothing is counted against the peer."""
+    peer = await open_stream(mesh)
+    await peer.frames.send(FrameType.END)
+    assert await peer.frames.receive() == Frame(FrameType.END, b"")
+    await peer.frames.send(*wire.encode(wire.Reset(reason="locked")))
+    assert await hung_up(peer)
+    assert mesh.tools.log.end.kind is Kind.CLOSED
+    assert mesh.tools.faults == []
+
+
+async def test_an_idle_connection_may_end_in_any_way(mesh: InnerMesh) -> None:
+    """A peer that retires a connection, or dies, breaks no stream and no rule."""
+    peer = await opener(mesh)
+    await peer.aclose()
+    await trio.testing.wait_all_tasks_blocked(0.001)
+    assert mesh.tools.faults == []
+
+
 # -- What others get
 
 
