@@ -62,6 +62,11 @@ class Identity:
     """The earliest notAfter from the leaf up to the root."""
     public_key: PublicKey = field(compare=False, repr=False)
 
+    @property
+    def serials(self) -> tuple[str, ...]:
+        """What a revocation by serial may name: the first of its line, and this very certificate."""
+        return (self.lineage,) if self.serial == self.lineage else (self.lineage, self.serial)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:

@@ -75,7 +75,10 @@ class LocalArrival:
     far_fault: Reason = Reason.TARGET_UNREACHABLE
 
     def current(self) -> Request:
-        return replace(self.request, not_after=self.side.not_after(self.session))
+        side = self.side
+        return replace(
+            self.request, serials=side.serials(self.session), not_after=side.not_after(self.session)
+        )
 
     async def show(self, renewed: Credential | Session) -> None:
         """No other node relies on it."""
@@ -132,6 +135,11 @@ class AgentSide:
         newest = self.sessions.find(session.id.session) or session
         return min(newest.identity.not_after, self.node.own_not_after)
 
+    def serials(self, session: Session) -> tuple[str, ...]:
+        """Of the certificates under a stream of ``session`` on this side, as of now."""
+        newest = self.sessions.find(session.id.session) or session
+        return (*newest.identity.serials, self.node.lineage())
+
     def _attribute(self, client: trio.SocketStream, binding: Binding) -> tuple[Session, Caller] | Refused:
         uid = self.node.uid_of(binding.agent)
         try:
@@ -174,7 +182,7 @@ class AgentSide:
             session=session.id,
             service=binding.service,
             tool_node=self.node.name,
-            serials=(session.identity.lineage, self.node.lineage()),
+            serials=self.serials(session),
             not_after=self.not_after(session),
         )
         subject = self._subject(binding, session)

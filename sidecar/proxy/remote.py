@@ -66,6 +66,8 @@ class Side(Protocol):
 
     def not_after(self, session: Session) -> Wall: ...
 
+    def serials(self, session: Session) -> tuple[str, ...]: ...
+
 
 @dataclass(eq=False)
 class RemoteArrival:
@@ -85,7 +87,10 @@ class RemoteArrival:
     far: FramedStream | None = None
 
     def current(self) -> Request:
-        here = replace(self.request, not_after=self.side.not_after(self.session))
+        side = self.side
+        here = replace(
+            self.request, serials=side.serials(self.session), not_after=side.not_after(self.session)
+        )
         return here if self.pooled is None else self._with_peer(self.pooled, here)
 
     async def show(self, renewed: Credential | Session) -> None:
@@ -236,7 +241,7 @@ class RemoteArrival:
         return replace(
             request,
             tool_node=identity.id.name,
-            serials=(*request.serials, identity.lineage),
+            serials=(*request.serials, *identity.serials),
             not_after=min(request.not_after, identity.not_after),
         )
 

@@ -330,6 +330,22 @@ async def test_a_renewed_session_moves_the_deadline_of_its_streams(
 
 
 @pytest.mark.parametrize("name", ["agents-1", "tools-1"])
+async def test_a_renewed_certificate_is_revoked_by_its_own_serial(name: str, mesh: InnerMesh) -> None:
+    """It is the serial that records tell; by the first of the line alone, the session would go on."""
+    await opened(mesh)
+    renewed = await mesh.renew_session(2 * HOUR)
+    await deadlines(mesh)
+    node = mesh.nodes[name]
+    assert renewed.identity.serial != renewed.identity.lineage
+    node.scene.revoke("serial", renewed.identity.serial)
+    assert sum(apply(node.carrier, node.scene).values()) == 1
+    await settled(mesh)
+    assert node.log.end.fields["reason"] == Reason.REVOKED
+    with pytest.raises(trio.BrokenResourceError):
+        await mesh.ask()
+
+
+@pytest.mark.parametrize("name", ["agents-1", "tools-1"])
 async def test_a_renewed_node_moves_the_deadline_of_its_streams(name: str, mesh: InnerMesh) -> None:
     """Either end proves its next certificate to the other."""
     short = HOUR // 2
