@@ -126,6 +126,11 @@ class Restrictions:
         hits = [found for target in facts.targets() if (found := self._revoked.get(target))]
         return min(hits, key=lambda revocation: revocation.id, default=None)
 
+    def is_locked(self, kind: str, value: str, floor: Wall) -> bool:
+        """Whether exactly this target is locked at ``floor``."""
+        lock = self._longest.get(Target(kind, value))
+        return lock is not None and floor < lock.until
+
     def revokes(self, kind: str, value: str) -> bool:
         """Whether exactly this target is revoked."""
         return Target(kind, value) in self._revoked

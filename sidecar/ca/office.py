@@ -93,11 +93,15 @@ class Office:
         return entry is not None and node in entry.nodes
 
     def roles_of(self, identity: Identity) -> frozenset[str]:
-        """An operator's roles, under exactly the key that the roster names; none once it is revoked."""
+        """An operator's roles, under exactly the key that the roster names; none once it is revoked, or while locked."""
         entry = self.member.operator(identity.id.name)
         facts = Facts(operator=identity.id.name, serials=(identity.lineage, identity.serial))
-        revoked = self.member.snapshot.restrictions.revocation_of(facts)
-        if entry is None or bytes.fromhex(entry.key) != identity.spki_sha256 or revoked:
+        restrictions = self.member.snapshot.restrictions
+        if restrictions.revocation_of(facts) or restrictions.is_locked(
+            "operator", identity.id.name, self.member.floor
+        ):
+            return frozenset()
+        if entry is None or bytes.fromhex(entry.key) != identity.spki_sha256:
             return frozenset()
         return frozenset(entry.roles)
 

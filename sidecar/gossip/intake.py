@@ -5,7 +5,7 @@ Rules:
 1. Nothing from the future: a rogue member could park statements that act later.
 2. Nothing expired, by the very rule by which the store deletes: what one member deleted no other brings back.
 3. No older bundle than the one in force: rolled back, it would revive a tainted key.
-4. Nothing new from a revoked signer; what it said before stays in force until lifted.
+4. Nothing new from a revoked signer, or from a locked operator; what it said before stays in force until lifted.
 5. No lock of an operator's own over four hours: a stolen key stops the mesh for so long at most.
 6. No demand: it travels inside the unlock that it asks for. Whoever saw an operator's could send it again, and fill
    the operator's quota with what it said long ago.
@@ -45,6 +45,10 @@ def admit(statement: Statement, ground: Ground) -> Word:
     word = judge(statement, Trust(ground.bundle, ground.operator), ground.moment.now)
     if word.by is not None and _is_revoked(word, word.by, ground):
         raise RemoteError(f"statement {statement.kind}: its signer {word.by} is revoked")
+    if word.by is not None and word.by.kind is IdKind.OPERATOR:
+        # By name only: a lock of all stops streams, and must not silence those who could add to it.
+        if ground.restrictions.is_locked("operator", word.by.name, ground.moment.floor):
+            raise RemoteError(f"statement {statement.kind}: its signer {word.by} is locked")
     ttl = statement.payload.expires - statement.payload.issued
     if isinstance(statement.body, Lock) and Signer.CA not in word.signers and ttl > OPERATOR_LOCK_MAX_TTL:
         raise RemoteError("statement lock: an operator's lock lasts at most 4 h")

@@ -11,7 +11,7 @@ from pki.statement import Bundle, Demand, Operator, Signer, Statement, Terms, si
 from pki.verify import Identity, verify
 from sidecar.defaults import OPERATOR_LOCK_MAX_TTL, RETENTION, SKEW
 from sidecar.gossip.intake import Ground, admit, original_of
-from sidecar.snapshot import Moment, Restrictions, RevocationInForce, Target
+from sidecar.snapshot import LockInForce, Moment, Restrictions, RevocationInForce, Target
 from tests.authority import NOW, SESSION
 from tests.statements import Mint, Signatory, lock, revocation
 
@@ -109,6 +109,20 @@ def test_a_revoked_node_says_nothing_new(target: Target) -> None:
     end = ROGUE.says("revocation", revocation("id", str(MINT.ca.agent(node="rogue"))))
     with pytest.raises(RemoteError, match="node/rogue is revoked"):
         admit(end, ground(target))
+
+
+def test_a_locked_operator_says_nothing_new_until_its_lock_ends() -> None:
+    """By its own name only: a lock of all stops streams, and silences nobody who could add to it."""
+
+    def at(target: Target, floor: int) -> Ground:
+        restrictions = Restrictions([LockInForce("l", target, Wall(NOW + 10), "bob", "")], ())
+        return Ground(MINT.ca.bundle, operator, restrictions, Moment(Wall(NOW), Wall(floor), None))
+
+    with pytest.raises(RemoteError, match="operator/alice is locked"):
+        admit(ALICE.says("lock", lock()), at(Target("operator", "alice"), NOW))
+    assert is_admitted(ALICE.says("lock", lock()), at(Target("operator", "alice"), NOW + 10))
+    assert is_admitted(ALICE.says("lock", lock()), at(Target("operator", "bob"), NOW))
+    assert is_admitted(ALICE.says("lock", lock()), at(Target("all"), NOW))
 
 
 def test_the_revocation_of_others_silences_nobody() -> None:
