@@ -45,10 +45,8 @@ def admit(statement: Statement, ground: Ground) -> Word:
     word = judge(statement, Trust(ground.bundle, ground.operator), ground.moment.now)
     if word.by is not None and _is_revoked(word, word.by, ground):
         raise RemoteError(f"statement {statement.kind}: its signer {word.by} is revoked")
-    if word.by is not None and word.by.kind is IdKind.OPERATOR:
-        # By name only: a lock of all stops streams, and must not silence those who could add to it.
-        if ground.restrictions.is_locked("operator", word.by.name, ground.moment.floor):
-            raise RemoteError(f"statement {statement.kind}: its signer {word.by} is locked")
+    if word.by is not None and _is_locked(word.by, ground):
+        raise RemoteError(f"statement {statement.kind}: its signer {word.by} is locked")
     ttl = statement.payload.expires - statement.payload.issued
     if isinstance(statement.body, Lock) and Signer.CA not in word.signers and ttl > OPERATOR_LOCK_MAX_TTL:
         raise RemoteError("statement lock: an operator's lock lasts at most 4 h")
@@ -78,6 +76,12 @@ def _admit_bundle(statement: Statement, current: TrustBundle) -> Word:
     if bundle.digest != current.digest and not bundle.newer_than(current):
         raise RemoteError("trust bundle: older than the one in force")
     return Word(statement, frozenset({Signer.ROOT}), None)
+
+
+def _is_locked(by: SpiffeId, ground: Ground) -> bool:
+    """An operator by its own name: a lock of all stops streams, and must not silence those who could add to it."""
+    is_operator = by.kind is IdKind.OPERATOR
+    return is_operator and ground.restrictions.is_locked("operator", by.name, ground.moment.floor)
 
 
 def _is_revoked(word: Word, by: SpiffeId, ground: Ground) -> bool:
