@@ -11,10 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pki.errors import LockgateError
+from sidecar.control.client import call
 
 CEILING_SECONDS = 90.0
 """Generous: a test that waits this long has failed."""
@@ -83,7 +86,9 @@ class Mesh:
 
         def answers() -> bool:
             assert process.poll() is None, (self.root / "logs" / f"{member}.log").read_text()
-            return self.cli("status", "--json", member=member).code in (0, 1)
+            with suppress(LockgateError):
+                return bool(call(self.member(member) / "run" / "admin.sock", "GET", "/v1/status"))
+            return False
 
         until(answers, f"{member} to answer")
 
