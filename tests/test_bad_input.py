@@ -224,6 +224,7 @@ ABSENT = [
     _absent("audit verify YARD", 1, "holds no audit volumes (*.jsonl); name a folder that does"),
     _absent("policy check /none", 1, "/none: No such file or directory"),
     _absent("policy check YARD", 1, "Is a directory"),
+    _absent("join --token-file /dev/zero", 1, COPY_LINE),
     _absent("session start --agent nobody", 1, "agent nobody: not in the policy", of="agents-1"),
     _absent(f"session end {NOBODY}", 1, f"session {NOBODY}: you have no such session", of="agents-1"),
     _absent(f"stream cut {NOBODY}", 1, f"stream {NOBODY}: not live here", of="agents-1"),
@@ -267,6 +268,12 @@ def _applies(name: str, content: str | bytes, *says: str) -> Row:
 
 POLICIES = [
     Row(
+        "policy-without-end",
+        lambda yard: (*yard.dir("agents-1"), "policy", "apply", "/dev/zero"),
+        1,
+        ("/dev/zero: a policy has at most 1048576 bytes",),
+    ),
+    Row(
         "policy-all-faults-at-once",
         lambda yard: (*yard.dir("agents-1"), "policy", "apply", yard.policy("bad.toml", BAD_POLICY)),
         1,
@@ -274,7 +281,7 @@ POLICIES = [
     ),
     _applies("no-toml", "[[[[", "no-toml.toml:1: column 3"),
     _applies("no-text", b"\xff\xfe", "no-text.toml: not UTF-8 text"),
-    _applies("too-large", "#" * (1024 * 1024 + 1), "too-large.toml"),
+    _applies("too-large", "#" * (1024 * 1024 + 1), "too-large.toml: a policy has at most"),
     _applies("too-deep", "x = " + "[" * 5_000, "too-deep.toml"),
 ]
 
@@ -324,6 +331,16 @@ def test_check_lists_all_faults_of_a_policy_with_their_lines(yard: Yard) -> None
     assert findings[0]["where"] == f"{file}:{first} services.wiki2.segment"
     assert len(findings) == len(POLICY_FAULTS)
     assert len(said.out.splitlines()) == len(POLICY_FAULTS) + 1
+
+
+def test_an_audit_log_without_a_record_shows_nothing(yard: Yard) -> None:
+    """A log that was emptied must not pass for one that is whole."""
+    folder = yard.root / "emptied"
+    folder.mkdir()
+    (folder / "20260101T000000Z-00000000.jsonl").touch()
+    done = lockgate("audit", "verify", str(folder))
+    assert (done.code, done.err) == (1, "")
+    assert "nothing is shown: there is no record that is right" in done.out
 
 
 # -- daemons that must not start

@@ -72,13 +72,11 @@ def test_who_begins_and_does_not_go_on_is_hung_up_on(siege: Siege) -> None:
 def test_500_half_open_connections_keep_no_good_client_out(siege: Siege) -> None:
     """They and the good client come from one address: it waits for one of them to stall, and no longer."""
 
-    async def flood() -> float:
-        async with lingering.half_open(siege.rogue, 500):
-            started = trio.current_time()
-            async with streaming.opened(siege.rogue):
-                return trio.current_time() - started
+    async def flood() -> None:
+        async with lingering.half_open(siege.rogue, 500), streaming.opened(siege.rogue):
+            pass  # Within the deadline of an honest dial.
 
-    assert trio.run(flood) < 3
+    trio.run(flood)
     assert _count(siege.rogue, "limit") > 0
 
 

@@ -36,7 +36,8 @@ PAUSE_SECONDS = 0.1
 
 STRANGER = Limits(body_bytes=65_536)
 """For a client that has proven nothing: many of them must not fill the memory."""
-MEMBER = Limits(body_bytes=4_194_304)
+MEMBER = Limits(body_bytes=6_553_600)
+"""A policy of 1 MiB in JSON, where a control character is six."""
 
 log = structlog.get_logger("pki.http")
 

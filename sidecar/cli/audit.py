@@ -58,7 +58,10 @@ def tail(settings: Settings, count: int, follow: bool) -> int:
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @settings_options
 def verify(settings: Settings, folder: Path | None) -> int:
-    """Check the hash chain of this node's log, or of a copied FOLDER: the first bad record, or how far it holds."""
+    """Check the hash chain of this node's log, or of a copied FOLDER: the first bad record, or how far it holds.
+
+    Exit code 1: a record is bad, or there is none.
+    """
     from sidecar.audit.verify import verify_folder
 
     report = verify_folder(folder or settings.paths.audit_dir)
@@ -78,7 +81,7 @@ def verify(settings: Settings, folder: Path | None) -> int:
         lines.append(f"torn: {report.torn} bytes of a last record that was never finished")
     lines += [*(f"gap: {gap}" for gap in report.gaps), report.provable]
     settings.emit(body, "\n".join(lines))
-    return Exit.NO if bad else Exit.YES
+    return Exit.NO if bad or not report.records else Exit.YES
 
 
 def words(record: dict[str, Any]) -> str:

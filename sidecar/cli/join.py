@@ -224,9 +224,10 @@ def _read_token(source: str | None, file: Path | None) -> str:
             "give the token on standard input (lockgate join -) or with --token-file, not both"
         )
     try:
-        return (
-            sys.stdin.read(MAX_TOKEN_CHARS + 2) if file is None else file.read_text()[: MAX_TOKEN_CHARS + 2]
-        )
+        if file is None:
+            return sys.stdin.read(MAX_TOKEN_CHARS + 2)
+        with file.open() as opened:
+            return opened.read(MAX_TOKEN_CHARS + 2)
     except (OSError, UnicodeDecodeError) as error:
         raise LocalError(
             f"token: {file or 'standard input'}: {getattr(error, 'strerror', 'not text')}"

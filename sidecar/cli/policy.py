@@ -10,6 +10,7 @@ from sidecar.cli.operator import acting
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.wait import report, wait_option
 from sidecar.control.client import call
+from sidecar.defaults import TOML_BYTES
 from sidecar.exits import Exit
 
 if TYPE_CHECKING:
@@ -127,6 +128,10 @@ def _renamed(text: str, file: Path) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with file.open("rb") as source:
+            data = source.read(TOML_BYTES + 1)
     except OSError as error:
         raise LocalError(f"{file}: {error.strerror}") from None
+    if len(data) > TOML_BYTES:
+        raise LocalError(f"{file}: a policy has at most {TOML_BYTES} bytes")
+    return data

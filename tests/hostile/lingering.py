@@ -11,7 +11,7 @@ from pki.tls.stream import TlsStream
 from sidecar.identity import Credential
 from sidecar.wire import FrameType
 from tests.hostile.greeting import hello
-from tests.hostile.rogue import GONE, ROGUE, Rogue, hangs_up
+from tests.hostile.rogue import GONE, PATIENCE, ROGUE, Rogue, hangs_up
 
 Attack = Callable[[Rogue], Awaitable[str]]
 Server = Callable[[Rogue, trio.SocketStream], Awaitable[None]]
@@ -135,7 +135,7 @@ async def serve_them(rogue: Rogue, port: int) -> list[str]:
     served = []
     async with listeners[0]:
         for serve in SERVERS:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 stream = await listeners[0].accept()
             async with stream:
                 await serve(rogue, stream)

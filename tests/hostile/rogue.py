@@ -48,8 +48,8 @@ ROGUE = "rogue-1"
 """A node of the roster without a daemon: its links are ours."""
 REVOKED = "gone-1"
 
-PATIENCE = 8.0
-"""Longer than any deadline of the victim's."""
+PATIENCE = 30.0
+"""Far longer than any deadline of the victim's, on a busy machine too: whoever waits so long has failed."""
 
 GONE = "gone"
 """What is seen of a victim that hangs up without a word."""
