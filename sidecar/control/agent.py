@@ -15,6 +15,9 @@ from sidecar.node import Node
 from sidecar.peercred import PeerCred
 from sidecar.session.sessions import Session
 
+SESSIONS_PER_UID = 256
+"""Live at a time: each is a certificate, renewed for as long as it lives, and any user may ask for one."""
+
 
 class StartSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``own_cgroup``: the caller's process (and what it starts) is to be known by a cgroup of the session's own."""
@@ -30,6 +33,8 @@ def agent_app(node: Node) -> Starlette:
         wanted = convert(await body_of(request), StartSession, what="session start")
         caller = caller_of(request)
         uid = _entitled_uid(node, wanted.agent, caller)
+        if sum(one.uid == uid for one in node.live_sessions()) >= SESSIONS_PER_UID:
+            raise RefusedError(f"uid {uid}: has {SESSIONS_PER_UID} sessions on this node already; end some")
         session = await node.start_session(wanted.agent, uid)
         if wanted.own_cgroup:
             session = node.sessions.confine(session, caller.pid)

@@ -26,7 +26,7 @@ from pki.bundle import TrustBundle, open_successor
 from pki.clock import Clock, Wall
 from pki.errors import RemoteError
 from pki.judge import Word
-from pki.statement import KINDS, Heartbeat, Operator, Policy, Statement, Wire, parse
+from pki.statement import KINDS, Heartbeat, Operator, Policy, Revocation, Statement, Wire, parse
 from sidecar import assemble
 from sidecar.gossip.flood import (
     Arrived,
@@ -246,9 +246,7 @@ class Member:
         if not self.store.merge(word, original, moment.now):
             self._decline(statement, source)
             return None
-        kind = KINDS.get(due.kind)
-        acknowledged = is_new and kind is not None and kind.acknowledged and due.kind != "policy"
-        return _Taken(word, due if acknowledged else None)
+        return _Taken(word, due if is_new and _is_acknowledged(due) else None)
 
     async def _take_in(self, taken: list[_Taken], source: str | None, refusals: dict[str, str]) -> None:
         raws = tuple(one.statement.raw for one in taken)
@@ -277,6 +275,8 @@ class Member:
         if any(one.statement.kind in _PERMITTING for one in due):
             await self._permit()
         self._acknowledge([one.acknowledged for one in due if one.acknowledged is not None])
+        for one in due:
+            self._cut.pop(one.statement.id, None)  # What is not acknowledged.
         self._to_announce += [one.word for one in due]
 
     async def _permit(self) -> None:
@@ -374,3 +374,14 @@ class Member:
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
             self._outlet.send(send.peer, send.message)
+
+
+def _is_acknowledged(statement: Statement) -> bool:
+    """Whether taking it in is answered by a receipt. A policy is answered once it is loaded.
+
+    A session's end, said by its own node, is not: nobody waits for it, and an agent that starts and ends sessions all
+    day would use up what receipts each node may have alive, those of a kill switch too.
+    """
+    kind, body = KINDS.get(statement.kind), statement.body
+    is_own_end = isinstance(body, Revocation) and body.target.kind == "id"
+    return kind is not None and kind.acknowledged and statement.kind != "policy" and not is_own_end

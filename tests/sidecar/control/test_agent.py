@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 
+from sidecar.control import agent
 from sidecar.control.agent import agent_app
 from sidecar.peercred import PeerCred
 from tests.sidecar.ca.world import POLICY
@@ -108,3 +109,15 @@ async def test_no_session_starts_under_the_daemons_own_user(
     answer = await ask(app, "POST", "/v1/sessions", {"agent": "researcher"})
     assert "the daemon's own; give it a user of its own" in message(answer)
     assert len(node.sessions) == 0
+
+
+async def test_a_user_has_so_many_sessions_and_no_more(
+    app: Starlette, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs the CA a certificate an hour; those that ended do not count."""
+    monkeypatch.setattr(agent, "SESSIONS_PER_UID", 2)
+    first, _ = [await started(app) for _ in range(2)]
+    answer = await ask(app, "POST", "/v1/sessions", {"agent": "researcher"}, caller=RESEARCHER)
+    assert message(answer) == "uid 1001: has 2 sessions on this node already; end some"
+    await ask(app, "DELETE", f"/v1/sessions/{first}", caller=RESEARCHER)
+    await started(app)

@@ -18,7 +18,7 @@ from sidecar.gossip.member import Member
 from sidecar.gossip.policies import NO_POLICY
 from sidecar.gossip.store import Store
 from sidecar.wire import Accepted, Fetch, Object, Statements, Summary
-from tests.authority import NOW, new_key, new_serial
+from tests.authority import NOW, SESSION, new_key, new_serial
 from tests.sidecar.gossip.member_world import BOOT_ID, FakeOutlet, Home, connect, deliver
 from tests.sidecar.policy.world import POLICY
 from tests.statements import Mint, ca_word, lock, revocation
@@ -299,6 +299,15 @@ async def test_an_adopted_restriction_is_acknowledged_once_under_its_own_id(home
     await home.take(MINT.adopts(second))
     await home.take(second)
     assert [name for name, _ in home.outlet.receipts] == [first.id, second.id]
+
+
+async def test_the_end_of_a_session_gets_no_receipt(home: Home) -> None:
+    """Nobody waits for it, and receipts are rationed: whoever ends sessions all day must not use them up."""
+    end = NODE.says("revocation", revocation("id", str(MINT.ca.agent("researcher", "tools-1", SESSION))))
+    home.outlet.cuts = {end.id: 2}
+    assert await home.take(end) == []
+    assert home.outlet.log == ["applied"]
+    assert home.outlet.receipts == []
 
 
 async def test_what_needs_no_receipt_gets_none(home: Home) -> None:
