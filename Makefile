@@ -13,7 +13,7 @@ export PIP_CONSTRAINT := .ci/constraints.txt
 export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: try test lint types tests fuzz bench lock clean
+.PHONY: try test test-long lint types tests fuzz bench lock clean
 
 try: .venv/.installed
 	@.venv/bin/lockgate dev --tour
@@ -30,6 +30,11 @@ types: .venv/.installed-dev
 tests: .venv/.installed-dev
 	@.ci/system-packages
 	@$(PYTHON) -m pytest
+
+# What takes long to be believed: ten times as many kills under load, and fuzzing.
+test-long: .venv/.installed-dev fuzz
+	@.ci/system-packages
+	@LOCKGATE_ROUNDS=200 $(PYTHON) -m pytest tests/test_crashes.py
 
 # Coverage-guided fuzzing of everything that reads bytes from outside: FUZZ_SECONDS for each.
 FUZZ_SECONDS := 60
