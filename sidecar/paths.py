@@ -87,11 +87,6 @@ class Paths:
         return self.lib / "statements.db"
 
     @property
-    def register(self) -> Path:
-        """The CA's record of what it issued."""
-        return self.lib / "register.db"
-
-    @property
     def authority_dir(self) -> Path:
         """The CA's keys."""
         return self.lib / "authority"

@@ -57,6 +57,5 @@ def test_every_file_has_its_place() -> None:
         "key": "lib/identity/key.pem",
         "chain": "lib/identity/chain.pem",
         "statements": "lib/statements.db",
-        "register": "lib/register.db",
         "authority_dir": "lib/authority",
     }
