@@ -14,20 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
 from pki.errors import UnreachableError
 from sidecar import wire
-from sidecar.control.client import call
-from sidecar.dev.layout import free_ports
 from sidecar.dev.wiki import MIB, blob
 from sidecar.wire import FrameType
 from tests.clients import (
     CEILING_SECONDS,
-    ask,
     connect,
     converse,
     expected,
@@ -39,9 +35,9 @@ from tests.clients import (
     was_contacted,
 )
 from tests.hostile.rogue import Rogue, seen
-from tests.mesh import Done, Mesh, curl, dev_mesh, has, is_root, until
+from tests.mesh import curl, has, is_root, until
+from tests.story import NODES, Story, receipts, story_mesh
 
-NODES = ("agents-1", "tools-1")
 STREAMS = 10
 NOBODY = 65534
 BLOB_MIB = 256
@@ -50,98 +46,11 @@ REFUSED_CURL = (7, 55, 56)
 
 pytestmark = pytest.mark.skipif(not has("curl"), reason="curl is not installed")
 
-OWN_SERVICE = """
-[services.{name}]
-segment = "retrieval"
-nodes = ["tools-1"]
-target = "127.0.0.1:{target}"
-protocol = "tcp"
-
-[[bindings]]
-agent = "researcher"
-service = "{name}"
-listen = {listen}
-"""
-
-OWN_RULES = """
-[[grants]]
-id = "to-the-test"
-agents = ["researcher"]
-services = ["probe", "sealed"]
-
-[[denies]]
-id = "sealed-off"
-agents = ["researcher"]
-services = ["sealed"]
-"""
-
-
-class Story(Mesh):
-    """A mesh with the test's own services, by name: where each is reached, and where its tool listens."""
-
-    entrance: dict[str, int]
-    target: dict[str, int]
-
-    @property
-    def wiki(self) -> str:
-        return self.env["WIKI"]
-
-    @property
-    def echo(self) -> int:
-        return int(self.env["ECHO"].rpartition(":")[2])
-
-    @property
-    def session(self) -> str:
-        return self.env["SID"]
-
-    def is_open(self) -> bool:
-        return curl("--fail", f"{self.wiki}/api/pages").returncode == 0
-
-    @contextmanager
-    def streams(self, count: int) -> Iterator[list[socket.socket]]:
-        """Echo streams, each of which has echoed."""
-        with ExitStack() as stack:
-            opened = [stack.enter_context(connect(self.echo)) for _ in range(count)]
-            assert [ask(stream, b"here") for stream in opened] == [b"here"] * count
-            yield opened
-
-    def record(self, member: str, **wanted: object) -> dict[str, Any]:
-        """The newest record with these fields, once there is one."""
-        return until(lambda: self.records(member, **wanted), f"{wanted} at {member}")[-1]
-
-    def cut_streams(self, member: str, reason: str, since: float, count: int) -> list[str]:
-        """The streams that were cut for ``reason`` since then (wall, s), once ``count`` are: sorted, repeats kept."""
-
-        def found() -> list[str]:
-            cuts = self.records(member, kind="cut", reason=reason)
-            return sorted(one["stream"] for one in cuts if one["at"] >= since * 1_000_000)
-
-        until(lambda: len(found()) >= count, f"{count} streams cut as {reason} at {member}")
-        return found()
-
-    def standing(self, statement: str) -> dict[str, dict[str, Any]]:
-        """Node by node, whether a statement is in force."""
-        sock = self.member("agents-1") / "run" / "admin.sock"
-        nodes: dict[str, dict[str, Any]] = call(sock, "GET", f"/v1/statements/{statement}")["nodes"]
-        return nodes
-
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """One mesh for the whole file."""
-    with dev_mesh(tmp_path_factory.mktemp("story") / "D") as plain:
-        story = Story(plain.root, plain.process, plain.env, plain.started)
-        ports = free_ports(4)
-        story.entrance = {"probe": ports[0], "sealed": ports[1]}
-        story.target = {"probe": ports[2], "sealed": ports[3]}
-        services = [
-            OWN_SERVICE.format(name=name, target=story.target[name], listen=port)
-            for name, port in story.entrance.items()
-        ]
-        policy = story.root / "own-policy.toml"
-        policy.write_text("".join([(story.root / "policy.toml").read_text(), *services, OWN_RULES]))
-        applied = story.cli("policy", "apply", str(policy), operator="alice")
-        assert applied.code == 0, applied.err
+    with story_mesh(tmp_path_factory.mktemp("story") / "D") as story:
         yield story
 
 
@@ -249,7 +158,7 @@ def test_the_second_stream_uses_the_connection_again(mesh: Story) -> None:
 )
 def test_another_uid_is_refused_before_anything_reaches_the_other_node(mesh: Story) -> None:
     """Same port, other user: wrong_caller with the uid on record; no record at tools-1, no dial to the tool."""
-    before = len(streams_on_record(mesh, "tools-1"))
+    before = len(mesh.streams_on_record("tools-1"))
     with tool(mesh.target["probe"]) as listener:
         done = curl(f"http://127.0.0.1:{mesh.entrance['probe']}/", uid=NOBODY)
         assert (done.returncode in REFUSED_CURL, done.stdout) == (True, b""), done
@@ -260,8 +169,8 @@ def test_another_uid_is_refused_before_anything_reaches_the_other_node(mesh: Sto
             assert read_all(own) == b""
         assert not was_contacted(listener)
     assert record["uid"] == NOBODY
-    until(lambda: len(streams_on_record(mesh, "tools-1")) > before, "the barrier to be on record")
-    assert len(streams_on_record(mesh, "tools-1")) == before + 1
+    until(lambda: len(mesh.streams_on_record("tools-1")) > before, "the barrier to be on record")
+    assert len(mesh.streams_on_record("tools-1")) == before + 1
     assert mesh.records("tools-1", stream=record["stream"]) == []
 
 
@@ -413,8 +322,7 @@ def without_ca(mesh: Story) -> Iterator[None]:
         yield
     finally:
         mesh.start("ca")
-        mesh.env["SID"] = started_session(mesh)
-        until(mesh.is_open, "the wiki to answer again")
+        mesh.start_session()
 
 
 def test_a_revoked_session_is_dead_on_both_nodes_with_the_ca_away(mesh: Story) -> None:
@@ -492,11 +400,6 @@ def test_the_logs_of_the_whole_story_hold(mesh: Story) -> None:
 # -- session exec
 
 
-def run_in_session(mesh: Story, *command: str) -> tuple[int, str, str]:
-    done = mesh.cli("session", "exec", "--agent", "researcher", "--", *command)
-    return done.code, done.out, done.err
-
-
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -510,7 +413,7 @@ def run_in_session(mesh: Story, *command: str) -> tuple[int, str, str]:
 )
 def test_exec_passes_the_exit_code_on(mesh: Story, command: tuple[str, ...], code: int) -> None:
     """The command's own code; 128 + N for signal N; 126 and 127 as shells have them."""
-    assert run_in_session(mesh, *command)[0] == code
+    assert mesh.run_in_session(*command).code == code
 
 
 def test_exec_says_125_when_it_fails_itself(mesh: Story) -> None:
@@ -523,9 +426,9 @@ def test_exec_says_125_when_it_fails_itself(mesh: Story) -> None:
 def test_exec_tells_the_command_its_session_addresses_and_trace(mesh: Story) -> None:
     """LOCKGATE_SESSION, LOCKGATE_<SERVICE>_ADDR and TRACEPARENT; the session ends with the command."""
     script = "import os, json; print(json.dumps(dict(os.environ)))"
-    code, out, err = run_in_session(mesh, sys.executable, "-c", script)
-    assert (code, err) == (0, "")
-    found = json.loads(out)
+    done = mesh.run_in_session(sys.executable, "-c", script)
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
     assert found["LOCKGATE_WIKI_ADDR"] == mesh.wiki.removeprefix("http://")
     assert found["LOCKGATE_ECHO_ADDR"] == mesh.env["ECHO"]
     version, trace, parent, flags = found["TRACEPARENT"].split("-")
@@ -544,11 +447,10 @@ def test_exec_tells_the_command_its_session_addresses_and_trace(mesh: Story) -> 
 )
 def test_exec_is_a_session_of_its_own_beside_another(mesh: Story) -> None:
     """curl inside exec reaches the wiki as the new session, found by its cgroup; curl outside stays the old one."""
-    code, out, err = run_in_session(
-        mesh, "sh", "-c", 'echo $LOCKGATE_SESSION; exec curl -sSf "$0"', f"{mesh.wiki}/api/pages"
-    )
-    assert code == 0, err
-    session, _, body = out.partition("\n")
+    script = 'echo $LOCKGATE_SESSION; exec curl -sSf "$0"'
+    done = mesh.run_in_session("sh", "-c", script, f"{mesh.wiki}/api/pages")
+    assert done.code == 0, done
+    session, _, body = done.out.partition("\n")
     assert "welcome" in json.loads(body)
     admitted = mesh.record("agents-1", kind="admitted", session=session)
     assert admitted["attribution"]["method"] == "cgroup"
@@ -578,7 +480,7 @@ def test_what_is_left_of_an_ended_session_is_not_its_sibling(mesh: Story) -> Non
         )
         port = listener.getsockname()[1]
         script = f'"{sys.executable}" -c "$1" {port} {mesh.wiki}/api/pages >/dev/null 2>&1 & exit 0'
-        assert run_in_session(mesh, "sh", "-c", script, "sh", orphan)[0] == 0
+        assert mesh.run_in_session("sh", "-c", script, "sh", orphan).code == 0
         line, _ = listener.accept()
         with line:
             line.sendall(b"!")
@@ -586,21 +488,6 @@ def test_what_is_left_of_an_ended_session_is_not_its_sibling(mesh: Story) -> Non
 
 
 # -- helpers
-
-
-def receipts(done: Done) -> dict[str, tuple[str, int]]:
-    """Node by node, the state of a statement and how many streams it cut there."""
-    return {node: (one["state"], one["cut"]) for node, one in done.json["nodes"].items()}
-
-
-def started_session(mesh: Story) -> str:
-    done = mesh.cli("session", "start", "--agent", "researcher", "--json")
-    assert done.code == 0, done
-    return str(done.json["session"])
-
-
-def streams_on_record(mesh: Story, member: str) -> set[str]:
-    return {one["stream"] for one in mesh.records(member) if "stream" in one}
 
 
 def sha256_of(read_some: Callable[[int], bytes]) -> str:

@@ -129,7 +129,9 @@ class Mesh:
                 *("--dir", str(folder), "ca", "init", "--trust-domain", TRUST_DOMAIN, "--no-passphrase"),
                 *("--listen", listen, "--control-listen", control),
             )
-        lifetimes = f'\n[lifetimes]\nnode = "{self.lifetime}"\nsession = "{self.lifetime}"\n' if self.lifetime else ""
+        lifetimes = (
+            f'\n[lifetimes]\nnode = "{self.lifetime}"\nsession = "{self.lifetime}"\n' if self.lifetime else ""
+        )
         self._declare_dev(folder / "etc" / "ca.toml", lifetimes)
         self.spawn("ca", lockgate("--dir", str(folder), "ca", "serve"))
         self._await_answer("ca")
