@@ -120,6 +120,7 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
         for loop in (node.publish_own, node.watch_streams, node.keep_warm, renewals.run):
             nursery.start_soon(loop)
         _log.info("serving", node=node.name, listen=[str(one) for one in node.config.listen])
+        lifecycle.set_heap_aside()
         systemd.notify("READY=1")
         await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), lambda: _drain(node)))
         await _cut_what_is_left(node)

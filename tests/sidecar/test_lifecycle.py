@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from sidecar.lifecycle import (
     make_folders,
     quietly,
     remove_sockets,
+    set_heap_aside,
     until_stopped,
 )
 from sidecar.paths import Paths
@@ -36,6 +38,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "lib").touch()
     with pytest.raises(LocalError, match=r"lib: File exists"):
         make_folders(Paths.below(tmp_path))
+
+
+def test_what_is_set_aside_is_not_walked_again() -> None:
+    """A full collection has only what came since."""
+    kept: list[object] = [[]]
+    try:
+        set_heap_aside()
+        assert all(one is not kept for one in gc.get_objects())
+    finally:
+        gc.unfreeze()
+    assert any(one is kept for one in gc.get_objects())
 
 
 def test_the_boot_has_a_name() -> None:
