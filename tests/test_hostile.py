@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.hostile import answering, gossiping, greeting, knocking, lingering, proving, streaming
+from tests.hostile import answering, calling, gossiping, greeting, knocking, lingering, proving, streaming
 from tests.hostile.answering import free_port
 from tests.hostile.rogue import AGENTS, GONE, HANDSHAKE, REVOKED, ROGUE, VICTIM, Case, Rogue, soon
 from tests.mesh import Mesh, curl, dev_mesh, has, lockgate, until
@@ -30,6 +30,7 @@ class Siege:
     status: dict[str, Any]
     pid: int
     descriptors: int
+    resident_mib: int
     log_lines: int
 
     @property
@@ -48,7 +49,7 @@ def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
         until(lambda: mesh.status(VICTIM)["revocations"], "the revocation to arrive")
         rogue = Rogue.of(mesh)
         pid = mesh.pid(VICTIM)
-        yield Siege(rogue, port, rogue.status(), pid, _descriptors(pid), _log_lines(mesh))
+        yield Siege(rogue, port, rogue.status(), pid, _descriptors(pid), _resident_mib(pid), _log_lines(mesh))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -108,6 +109,18 @@ def test_a_rogue_tools_node_gets_no_byte_before_it_accepts(siege: Siege) -> None
     _apply(mesh, "")
 
 
+def test_nonsense_at_the_apis_is_refused_in_words(siege: Siege) -> None:
+    """By the CA, whoever asks, and at the sockets that every local user can open."""
+    rogue = siege.rogue
+    for who in (None, rogue.members[AGENTS], rogue.session):
+        assert trio.run(calling.at_the_ca, rogue, who) == []
+    assert calling.at_the_sockets(rogue) == []
+    for member in (AGENTS, "ca"):
+        log = (siege.mesh.root / "logs" / f"{member}.log").read_text()
+        assert "Traceback" not in log
+        assert len(log.splitlines()) < 100
+
+
 def test_after_all_that_the_node_is_as_it_was(siege: Siege) -> None:
     """The same process, no descriptor more, a short log, a whole audit log; and it serves its good clients."""
     mesh = siege.mesh
@@ -115,6 +128,7 @@ def test_after_all_that_the_node_is_as_it_was(siege: Siege) -> None:
     assert _is_running(siege.pid)
     soon(lambda: _descriptors(siege.pid) <= siege.descriptors + SLACK, "the descriptors to be closed")
     assert _log_lines(mesh) - siege.log_lines < 50
+    assert _resident_mib(siege.pid) < siege.resident_mib + 100
     assert "Traceback" not in _log(mesh)
     status = siege.rogue.status()
     assert status["ready"], status
@@ -181,6 +195,11 @@ def _count(rogue: Rogue, counter: str) -> int:
 
 def _descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def _resident_mib(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
 def _log_lines(mesh: Mesh) -> int:

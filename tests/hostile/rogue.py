@@ -77,6 +77,7 @@ class Rogue:
     mesh: Mesh
     authority: Authority
     victim: Address
+    ca: Address
     members: dict[str, Credential]
     alice: OperatorCredential
     session: Credential
@@ -96,6 +97,7 @@ class Rogue:
             mesh=mesh,
             authority=authority,
             victim=configs[VICTIM].listen[0],
+            ca=configs[AGENTS].ca,
             members=members,
             alice=OperatorCredential.load(mesh.root / "operators" / "alice"),
             session=session,
