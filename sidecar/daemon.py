@@ -81,6 +81,8 @@ async def run(paths: Paths) -> None:
     config = read_config(paths)
     log.configure(config.log_level)
     lifecycle.use_all_descriptors()
+    if (room := lifecycle.room_for_streams()) < config.limits.streams:
+        _log.warning("fewer streams than configured: too few descriptors", streams=room)
     node = compose(paths, config)
     overlay = await lifecycle.listen_all(config.listen, "overlay port")
     admin = listen_unix(paths.admin_sock, ADMIN_MODE)

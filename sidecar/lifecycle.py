@@ -23,6 +23,11 @@ log = structlog.get_logger(__name__)
 
 C = TypeVar("C", bound=Table)
 
+SPARE_DESCRIPTORS = 512
+"""For listeners, links, idle connections, handshakes, files and control sockets."""
+
+MANY_STREAMS = 1_000_000
+
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -36,6 +41,17 @@ def use_all_descriptors() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def room_for_streams() -> int:
+    """How many streams there are descriptors for, two each, with some left over for all else.
+
+    Beyond it streams are shed in good order. Out of descriptors, the control sockets would not answer either.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MANY_STREAMS
+    return max(1, (limit - min(SPARE_DESCRIPTORS, limit // 4)) // 2)
 
 
 def set_heap_aside() -> None:

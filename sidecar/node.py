@@ -38,6 +38,7 @@ from sidecar.gossip.journal import Journal
 from sidecar.gossip.links import Contact
 from sidecar.gossip.member import Member
 from sidecar.identity import Credential, ca_of
+from sidecar.lifecycle import room_for_streams
 from sidecar.net import dial_tcp
 from sidecar.objects import Objects
 from sidecar.overlay import Connection, Overlay, Standing
@@ -108,7 +109,7 @@ class Node:
             audit=seams.audit,
             clock=seams.clock,
             limits=Limits(limits.idle, limits.half_close_idle, limits.lifetime),
-            max_streams=limits.streams,
+            max_streams=min(limits.streams, room_for_streams()),
         )
         caps = Caps(limits.handshakes, limits.handshakes_per_address)
         self.peering = Peering(self.credential.id, overlay, self.member, caps, self._serve_stream)
@@ -138,7 +139,7 @@ class Node:
         self.config = config
         limits = config.limits
         streams = Limits(limits.idle, limits.half_close_idle, limits.lifetime)
-        self.carrier.reconfigure(streams, limits.streams)
+        self.carrier.reconfigure(streams, min(limits.streams, room_for_streams()))
 
     def standing(self) -> Standing:
         snapshot = self.member.snapshot

@@ -1,5 +1,6 @@
 import gc
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ from sidecar.lifecycle import (
     make_folders,
     quietly,
     remove_sockets,
+    room_for_streams,
     set_heap_aside,
     until_stopped,
+    use_all_descriptors,
 )
 from sidecar.paths import Paths
 
@@ -38,6 +41,32 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "lib").touch()
     with pytest.raises(LocalError, match=r"lib: File exists"):
         make_folders(Paths.below(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("limit", "streams"), [(1_048_576, 524_032), (4_096, 1_792), (1_024, 384), (2, 1), (-1, 1_000_000)]
+)
+def test_streams_leave_descriptors_for_all_else(
+    limit: int, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two each, and room for listeners, links and control sockets whatever the machine allows."""
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit) if what else (0, 0))
+    assert room_for_streams() == streams
+
+
+def test_a_daemon_uses_all_the_descriptors_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The soft limit of a shell is no limit of ours; where it may not be raised, it stays."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (1_024, 4_096) if what else (0, 0))
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limits: asked.append(limits) if what else None)
+    use_all_descriptors()
+    assert asked == [(4_096, 4_096)]
+
+    def refuse(what: int, limits: tuple[int, int]) -> None:
+        raise ValueError(f"{what}: {limits}")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    use_all_descriptors()
 
 
 def test_what_is_set_aside_is_not_walked_again() -> None:

@@ -203,6 +203,18 @@ async def test_a_stream_that_stands_still_is_ended(
     assert log.end.fields["reason"] == Reason.IDLE
 
 
+async def test_streams_are_as_many_as_descriptors_allow(
+    node: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than configured are never carried, fewer where the machine sets the limit."""
+    monkeypatch.setattr("sidecar.node.room_for_streams", lambda: 1_000_000)
+    node.reconfigure(node.config)
+    assert node.carrier.max_streams == node.config.limits.streams
+    monkeypatch.setattr("sidecar.node.room_for_streams", lambda: 7)
+    node.reconfigure(node.config)
+    assert node.carrier.max_streams == 7
+
+
 # -- Sessions
 
 
