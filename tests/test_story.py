@@ -21,6 +21,7 @@ import trio
 from pki.errors import UnreachableError
 from sidecar import wire
 from sidecar.dev.wiki import MIB, blob
+from sidecar.session.cgroup import SessionCgroups
 from sidecar.wire import FrameType
 from tests.clients import (
     CEILING_SECONDS,
@@ -454,6 +455,8 @@ def test_exec_is_a_session_of_its_own_beside_another(mesh: Story) -> None:
     assert "welcome" in json.loads(body)
     admitted = mesh.record("agents-1", kind="admitted", session=session)
     assert admitted["attribution"]["method"] == "cgroup"
+    cgroups = SessionCgroups.of_machine()
+    until(lambda: session not in {one.session for one in cgroups.standing()}, "its cgroup to be gone")
     outside = len(mesh.records("agents-1", kind="admitted", session=mesh.session))
     assert mesh.is_open()
     until(
