@@ -204,6 +204,12 @@ class Register:
                 "INSERT OR IGNORE INTO bans VALUES (?, ?, ?, ?, NULL)", (statement, target.kind, value, at)
             )
 
+    def line_of(self, serial: str) -> str | None:
+        """The first serial of the line that a certificate belongs to; None for one that was not issued here."""
+        with self._transaction("DEFERRED") as db:
+            row = db.execute("SELECT lineage FROM certificates WHERE serial = ?", (serial,)).fetchone()
+        return None if row is None else str(row[0])
+
     def lift_ban(self, statement: str, at: Wall) -> None:
         """An unrevoke: the ban of this statement no longer counts, and stays written down."""
         with self._transaction() as db:

@@ -22,7 +22,7 @@ from pki.clock import DAY, SECOND, Clock, Wall
 from pki.errors import ConfigError, Fault, LocalError, LockgateError, RefusedError, RemoteError
 from pki.judge import Trust, Word, judge
 from pki.spiffe import SpiffeId
-from pki.statement import Demand, Heartbeat, Lift, Lock, Policy, Revocation, Statement, Wire, parse
+from pki.statement import Demand, Heartbeat, Lift, Lock, Policy, Revocation, Statement, Target, Wire, parse
 from pki.verify import Identity
 from sidecar import defaults
 from sidecar.gossip.member import Member
@@ -236,10 +236,21 @@ class Office:
             return
         try:
             await self._in_thread(self._signer.register.ban, body.target, revocation.id, self._clock.wall())
+            if body.target.kind == "serial":
+                await self._revoke_line(body, revocation.payload.expires)
         except LocalError as error:
             log.error("a revocation is in force, and not in the register yet", why=str(error))
         else:
             self._banned.add(revocation.id)
+
+    async def _revoke_line(self, body: Revocation, expires: int) -> None:
+        """Nodes know the first and the newest serial of a line; only the register knows all those in between."""
+        line = await self._in_thread(self._signer.register.line_of, body.target.value)
+        if line is None or self.member.snapshot.restrictions.revokes("serial", line):
+            return
+        whole = Revocation(target=Target(kind="serial", value=line), message=body.message)
+        span = Span(self._clock.wall(), Wall(expires))
+        await self.publish(await self._in_thread(self._signer.restriction, whole, span))
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(work, *args, limiter=self._thread)

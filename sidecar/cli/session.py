@@ -86,4 +86,6 @@ def environment(started: dict[str, Any]) -> dict[str, str]:
         for service, address in started["services"].items()
     }
     own = {"LOCKGATE_SESSION": started["session"], "TRACEPARENT": started["traceparent"]}
-    return {**os.environ, **services, **own}
+    # Not ours: where an operator's passphrase lies is none of an agent's business.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LOCKGATE_")}
+    return {**inherited, **services, **own}

@@ -55,6 +55,7 @@ def _start(command: list[str], environment: dict[str, str], uid: int) -> "subpro
         return subprocess.Popen(command, env=environment, close_fds=True)
     entry = pwd.getpwuid(uid)
     groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    environment = {**environment, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
     return subprocess.Popen(
         command, env=environment, close_fds=True, user=uid, group=entry.pw_gid, extra_groups=groups
     )

@@ -13,12 +13,12 @@ from pki.errors import ConfigError, LocalError, RefusedError, RemoteError
 from pki.http.client import HttpClient
 from pki.http.server import serve_connection
 from pki.statement import Demand, Heartbeat, Lift, Statement
-from pki.verify import Identity
+from pki.verify import Identity, verify
 from sidecar.ca import office
 from sidecar.ca.daemon import hooks_of
 from sidecar.defaults import SKEW
 from sidecar.gossip.journal import Journal
-from tests.authority import NOW
+from tests.authority import NOW, new_key
 from tests.sidecar.ca.world import CONFIG, POLICY, Bureau, unlock
 from tests.statements import Signatory, lock, revocation
 
@@ -407,6 +407,23 @@ async def test_a_revoked_operator_is_refused_everywhere(bureau: Bureau, by: str)
             await ask(bureau, identity, method, path, body)
     [refusal] = await bureau.hears(alice.says("lock", lock("all")))
     assert "revoked" in refusal
+
+
+async def test_a_serial_from_the_middle_of_a_line_revokes_the_line(bureau: Bureau) -> None:
+    """Nodes know the first and the newest serial of a certificate's line; the register knows all in between."""
+    bob = await bureau.enlist("bob", "responder")
+    now = bureau.clock.wall()
+    chain = bureau.issuer.admit(bureau.mint.ca.node(), new_key().public_key(), now)
+    serials = []
+    for _ in range(2):
+        holder = verify(chain, bureau.mint.ca.bundle, now)
+        assert isinstance(holder, Identity)
+        serials.append(holder.serial)
+        chain = bureau.issuer.renew(holder, new_key().public_key(), now)
+    assert await bureau.hears(bob.says("revocation", revocation("serial", serials[1]))) == []
+    restrictions = bureau.office.member.snapshot.restrictions
+    assert restrictions.revokes("serial", serials[1])
+    assert restrictions.revokes("serial", serials[0])
 
 
 async def ask(bureau: Bureau, peer: Identity, method: str, path: str, body: object) -> None:
