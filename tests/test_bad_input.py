@@ -4,6 +4,7 @@ Each row is typed at a shell. The mesh it is typed at goes on unharmed.
 """
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from pki.ids import new_id
 from pki.token import Token
 from sidecar.exits import Exit
 from sidecar.operator import PASSPHRASE_VARIABLE
-from tests.mesh import Done, Mesh, dev_mesh, lockgate
+from tests.forked import lockgate
+from tests.mesh import Done, Mesh, dev_mesh, until
 
 NOBODY = new_id(bytes(16))
 """An id that nothing has."""
@@ -69,6 +71,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
             return mesh.cli("token", "create", member, *options, member="ca").out.strip()
 
         tokens = {"expired": token("node:late-1", "--ttl", "1s"), "used": token("node:new-1")}
+        expired = time.monotonic() + 1
         tokens |= {"unused": token("node:new-2"), "carol": token("operator:carol", "--role", "approver")}
         yard = Yard(mesh, root, tokens)
         yard.file("right", "correct horse")
@@ -78,6 +81,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
         carol = ("--operator", str(root / "carol"), "join", "-")
         environment = {PASSPHRASE_VARIABLE: str(root / "right")}
         assert lockgate(*carol, given=tokens["carol"], environment=environment).code == 0
+        until(lambda: time.monotonic() > expired, "a token to expire")
         yield yard
 
 
@@ -481,7 +485,7 @@ def test_the_mesh_took_no_harm(yard: Yard) -> None:
 def _type(yard: Yard, row: Row, *more: str) -> Done:
     environment = {PASSPHRASE_VARIABLE: str(yard.root / row.passphrase) if row.passphrase else ""}
     words = row.words(yard)
-    return lockgate(*words, *more, given=row.given(yard) if row.given else None, environment=environment)
+    return lockgate(*words, *more, given=row.given(yard) if row.given else "", environment=environment)
 
 
 def _complaint(done: Done) -> list[str]:
