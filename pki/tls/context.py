@@ -74,7 +74,9 @@ def unverified_client_context() -> SSL.Context:
 
 
 def tool_context(
-    anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], key: EllipticCurvePrivateKey | RSAPrivateKey | None
+    anchors: Sequence[x509.Certificate],
+    chain: Sequence[x509.Certificate],
+    key: EllipticCurvePrivateKey | RSAPrivateKey | None,
 ) -> SSL.Context:
     """A client context for a private tool that speaks TLS itself: TLS 1.2 or newer, ``anchors`` and nobody else.
 

@@ -1,6 +1,7 @@
 """The CA's admin socket: status, join tokens, statements. 0660, root and group lockgate.
 
-The group may read, and hand in what an operator signed. Who makes a token makes admins: that takes root.
+The group may read, and hand in what an operator signed. Who makes a token makes admins, and an order has the CA
+sign: both take root.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,17 +15,19 @@ from starlette.routing import Route
 
 from pki.authority.enrol import Enrolment
 from pki.authority.register import Invitation
-from pki.clock import SECOND, Clock, Wall
+from pki.clock import DAY, SECOND, Clock, Wall
 from pki.codec import convert
 from pki.errors import RefusedError
 from pki.spiffe import IdKind
-from pki.statement import MAX_ITEMS
+from pki.statement import MAX_ITEMS, MAX_MESSAGE_CHARS, Id, Lock, Revocation, Target
 from sidecar.ca.office import Office
 from sidecar.ca.places import api_addresses
 from sidecar.config import CaConfig
 from sidecar.control import state, statements
 from sidecar.control.unix import ERROR_HANDLERS, answer, body_of, caller_of, is_root
 from sidecar.defaults import TOKEN_MAX_LIFETIME
+
+MAX_LIFE = 30 * DAY
 
 
 class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,6 +39,21 @@ class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl: Annotated[int, msgspec.Meta(ge=SECOND, le=TOKEN_MAX_LIFETIME)]
 
 
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A lock or revocation by the CA itself. ``life`` in microseconds."""
+
+    kind: Literal["lock", "revocation"]
+    target: Target
+    message: Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE_CHARS)]
+    life: Annotated[int, msgspec.Meta(ge=SECOND, le=MAX_LIFE)]
+
+
+class Unlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The id of the lock to lift."""
+
+    id: Id
+
+
 def ca_app(
     config: CaConfig, office: Office, enrolment: Enrolment, clock: Clock, reload: state.Reload
 ) -> Starlette:
@@ -45,8 +63,7 @@ def ca_app(
         return answer(status_of(config, office))
 
     async def token(request: Request) -> Response:
-        if not is_root(caller_of(request)):
-            raise RefusedError("token create: only root on the CA's host, or the user that runs the CA")
+        _require_root(request, "token create")
         wanted = convert(await body_of(request), CreateToken, what="token create")
         now = clock.wall()
         expires = Wall(now + wanted.ttl)
@@ -56,16 +73,36 @@ def ca_app(
         body = {"token": made.encode(), "kind": wanted.kind, "name": wanted.name, "expires": expires}
         return answer(body, 201)
 
+    async def order(request: Request) -> Response:
+        _require_root(request, "--as-ca")
+        wanted = convert(await body_of(request), Order, what="order")
+        body = Lock if wanted.kind == "lock" else Revocation
+        made = await office.order(body(target=wanted.target, message=wanted.message), wanted.life)
+        return answer({"id": made.id, "kind": made.kind}, 201)
+
+    async def unlock(request: Request) -> Response:
+        _require_root(request, "--as-ca")
+        wanted = convert(await body_of(request), Unlock, what="unlock")
+        made = await office.unlock_by_order(wanted.id)
+        return answer({"id": made.id, "lifted": [wanted.id]}, 201)
+
     return Starlette(
         routes=[
             Route("/v1/status", status),
             Route("/v1/tokens", token, methods=["POST"]),
+            Route("/v1/orders", order, methods=["POST"]),
+            Route("/v1/unlocks", unlock, methods=["POST"]),
             state.reload_route(reload),
             state.policy_route(office.member, office.objects),
             *statements.routes(office.member, config.trust_domain),
         ],
         exception_handlers=ERROR_HANDLERS,
     )
+
+
+def _require_root(request: Request, what: str) -> None:
+    if not is_root(caller_of(request)):
+        raise RefusedError(f"{what}: only root on the CA's host, or the user that runs the CA")
 
 
 def status_of(config: CaConfig, office: Office) -> dict[str, Any]:

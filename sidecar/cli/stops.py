@@ -30,13 +30,21 @@ DEMAND_LIFE = 5 * MINUTE
 """A wish for now: nobody who gets hold of it brings it to the CA tomorrow."""
 
 
+as_ca_option = click.option(
+    "--as-ca",
+    is_flag=True,
+    help="Let the CA itself sign: root on the CA's host, with its --dir. Reaches admins too.",
+)
+
+
 @click.command()
 @click.argument("target", metavar="TARGET|ls")
 @click.option("--message", default="", help="Shown to those who are refused.")
 @click.option("--ttl", type=DURATION, default="1h", show_default=True, help="At most 4h.")
+@as_ca_option
 @wait_option
 @settings_options
-def lock(settings: Settings, target: str, message: str, ttl: int, wait: int) -> int:
+def lock(settings: Settings, target: str, message: str, ttl: int, wait: int, as_ca: bool) -> int:
     """Stop TARGET for a while: all, segment:N, service:N, agent:N, session:ID, node:N, operator:N, serial:HEX.
 
     `lock all` is the kill switch, `lock ls` lists the locks in force. Needs an operator with the role responder.
@@ -49,15 +57,16 @@ def lock(settings: Settings, target: str, message: str, ttl: int, wait: int) -> 
         raise click.UsageError("--ttl: more than 0 and at most 4h")
     kind, value = parse_target(target, LOCKABLE)
     body = Lock(target=Target(kind=kind, value=value), message=message)  # type: ignore[arg-type]  # checked above
-    return _publish(settings, body, Order(ttl, wait, f"locked {target}"))
+    return _publish(settings, body, Order(ttl, wait, f"locked {target}", as_ca))
 
 
 @click.command()
 @click.argument("target", metavar="TARGET|ls")
 @click.option("--message", default="", help="Kept with the revocation.")
+@as_ca_option
 @wait_option
 @settings_options
-def revoke(settings: Settings, target: str, message: str, wait: int) -> int:
+def revoke(settings: Settings, target: str, message: str, wait: int, as_ca: bool) -> int:
     """Stop TARGET for good: agent:N, session:ID, node:N, operator:N, serial:HEX. `revoke ls` lists them.
 
     Needs an operator with the role responder. The CA may be away: nodes tell each other.
@@ -68,17 +77,21 @@ def revoke(settings: Settings, target: str, message: str, wait: int) -> int:
 
     kind, value = parse_target(target, REVOCABLE)
     body = Revocation(target=Target(kind=kind, value=value), message=message)  # type: ignore[arg-type]  # checked above
-    return _publish(settings, body, Order(REVOCATION_LIFE, wait, f"revoked {target}"))
+    return _publish(settings, body, Order(REVOCATION_LIFE, wait, f"revoked {target}", as_ca))
 
 
 @click.command()
 @click.argument("lock_id", metavar="ID", type=ID)
+@as_ca_option
 @wait_option
 @settings_options
-def unlock(settings: Settings, lock_id: str, wait: int) -> int:
+def unlock(settings: Settings, lock_id: str, wait: int, as_ca: bool) -> int:
     """Lift a lock by its id (`lock ls`). `lock all` needs another operator than the one who locked."""
     from pki.statement import Demand
 
+    if as_ca:
+        answer = call(settings.paths.admin_sock, "POST", "/v1/unlocks", {"id": lock_id})
+        return report(settings, answer, wait, f"unlocked {lock_id}")
     with acting(settings) as operator:
         demand = operator.sign("demand", Demand(action="unlock", ids=[lock_id]), DEMAND_LIFE)
         answer = operator.call_ca("POST", "/v1/lifts", {"demand": demand.raw}).json
@@ -118,6 +131,7 @@ class Order:
     life: int
     wait: int
     done: str
+    as_ca: bool
 
 
 def _publish(settings: Settings, body: "Lock | Revocation", order: Order) -> int:
@@ -125,8 +139,14 @@ def _publish(settings: Settings, body: "Lock | Revocation", order: Order) -> int
 
     if len(body.message) > MAX_MESSAGE_CHARS:
         raise click.UsageError(f"--message: at most {MAX_MESSAGE_CHARS} characters")
+    kind = type(body).__name__.lower()
+    if order.as_ca:
+        target = {"kind": body.target.kind, "value": body.target.value}
+        wanted = {"kind": kind, "target": target, "message": body.message, "life": order.life}
+        answer = call(settings.paths.admin_sock, "POST", "/v1/orders", wanted)
+        return report(settings, answer, order.wait, f"{order.done} ({answer['id']})")
     with acting(settings) as operator:
-        statement = operator.sign(type(body).__name__.lower(), body, order.life)
+        statement = operator.sign(kind, body, order.life)
         envelope = base64.b64encode(statement.raw).decode()
         answer = call(settings.paths.admin_sock, "POST", "/v1/statements", {"envelope": envelope})
         return report(settings, answer, order.wait, f"{order.done} ({answer['id']})")

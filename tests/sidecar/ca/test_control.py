@@ -62,6 +62,31 @@ async def test_a_token_takes_root_on_the_cas_host(app: Starlette) -> None:
     assert message(answer).startswith("token create: only root on the CA's host")
 
 
+async def test_root_on_the_cas_host_stops_anybody_and_lets_go_again(bureau: Bureau, app: Starlette) -> None:
+    """An admin too, whom no operator can: signed by the CA, in force at once, and lifted by nobody else's leave."""
+    await bureau.enlist("alice", "admin")
+    restrictions = lambda: bureau.office.member.snapshot.restrictions  # noqa: E731 - read anew each time
+    wanted = {"target": {"kind": "operator", "value": "alice"}, "message": "stolen", "life": DAY}
+    status, revoked = await ask(app, "POST", "/v1/orders", {"kind": "revocation", **wanted})
+    assert status == 201
+    assert restrictions().revokes("operator", "alice")
+    everything = {"kind": "lock", "target": {"kind": "all"}, "message": "", "life": MINUTE}
+    _, locked = await ask(app, "POST", "/v1/orders", everything)
+    assert restrictions().is_locked("all", "", NOW)
+    assert (await ask(app, "POST", "/v1/unlocks", {"id": locked["id"]}))[0] == 201
+    assert not restrictions().is_locked("all", "", NOW)
+    assert revoked["kind"] == "revocation"
+
+
+@pytest.mark.parametrize("path", ["/v1/orders", "/v1/unlocks"])
+async def test_an_order_takes_root_on_the_cas_host(app: Starlette, path: str) -> None:
+    """Whoever may order could stop the mesh for good: the socket's group may not."""
+    member_of_the_group = PeerCred(pid=7, uid=os.geteuid() + 1, gid=0)
+    answer = await ask(app, "POST", path, {}, caller=member_of_the_group)
+    assert answer[0] == 400
+    assert "only root on the CA's host" in message(answer)
+
+
 async def test_a_token_is_for_one_name_and_says_where_the_ca_is(app: Starlette) -> None:
     """What `token create` prints is all that a newcomer needs."""
     status, body = await ask(app, "POST", "/v1/tokens", TOKEN)
