@@ -11,6 +11,7 @@ from pki.errors import LocalError
 from pki.token import Token
 from sidecar.ca.control import ca_app
 from sidecar.peercred import PeerCred
+from sidecar.snapshot import Restrictions
 from tests.authority import NOW
 from tests.sidecar.ca.world import CONFIG, POLICY, Bureau
 from tests.sidecar.control.world import ask, message
@@ -65,7 +66,10 @@ async def test_a_token_takes_root_on_the_cas_host(app: Starlette) -> None:
 async def test_root_on_the_cas_host_stops_anybody_and_lets_go_again(bureau: Bureau, app: Starlette) -> None:
     """An admin too, whom no operator can: signed by the CA, in force at once, and lifted by nobody else's leave."""
     await bureau.enlist("alice", "admin")
-    restrictions = lambda: bureau.office.member.snapshot.restrictions  # noqa: E731 - read anew each time
+
+    def restrictions() -> Restrictions:
+        return bureau.office.member.snapshot.restrictions
+
     wanted = {"target": {"kind": "operator", "value": "alice"}, "message": "stolen", "life": DAY}
     status, revoked = await ask(app, "POST", "/v1/orders", {"kind": "revocation", **wanted})
     assert status == 201
