@@ -75,6 +75,7 @@ def _lines(answer: dict[str, Any]) -> list[str]:
         *map(_lock, answer["locks"]),
         *(f"  REVOKED    {one['target']} by {one['by']} ({one['id']})" for one in answer["revocations"]),
         *_traffic(answer),
+        *_refused(answer.get("refused", {})),
     ]
 
 
@@ -128,3 +129,9 @@ def _traffic(answer: dict[str, Any]) -> list[str]:
         f"  streams    {answer['streams']} live, {answer['sessions']} sessions",
         f"  audit      {written}",
     ]
+
+
+def _refused(counts: dict[str, int]) -> list[str]:
+    """Peers that were turned away since the daemon started, by cause."""
+    told = ", ".join(f"{printable(cause)} {count}" for cause, count in sorted(counts.items()))
+    return [f"  refused    {told}"] if told else []

@@ -109,6 +109,7 @@ def test_a_cas_status_leaves_out_what_only_nodes_have(daemon: FakeDaemon) -> Non
             "  POLICY     policy 4: bad; the old one stays",
         ),
         ({"unready": "disk full"}, "  UNREADY    disk full"),
+        ({"refused": {"protocol": 2, "handshake": 9}}, "  refused    handshake 9, protocol 2"),
         (
             {"audit": {"available": False, "lost": 3, "trouble": "disk full", "broken": ""}},
             "  audit      CANNOT BE WRITTEN: disk full",
