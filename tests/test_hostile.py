@@ -4,6 +4,7 @@ The tables stand in tests/hostile, an attack a line. Each says what its maker se
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,17 @@ from urllib.request import urlopen
 import pytest
 import trio
 
-from tests.hostile import answering, calling, gossiping, greeting, knocking, lingering, proving, streaming
+from tests.hostile import (
+    answering,
+    calling,
+    gossiping,
+    greeting,
+    knocking,
+    lingering,
+    mutating,
+    proving,
+    streaming,
+)
 from tests.hostile.answering import free_port
 from tests.hostile.rogue import (
     AGENTS,
@@ -134,6 +145,18 @@ def test_nonsense_at_the_apis_is_refused_in_words(siege: Siege) -> None:
         log = (siege.mesh.root / "logs" / f"{member}.log").read_text()
         assert "Traceback" not in log
         assert len(log.splitlines()) < 100
+
+
+def test_mutated_exchanges_leave_no_trace_but_refusals(siege: Siege) -> None:
+    """Whatever the bytes: no bug is met (the log would have it), nothing is locked, and each stream has one end."""
+    trio.run(mutating.plays, siege.rogue, range(150))
+    assert "Traceback" not in _log(siege.mesh)
+    soon(lambda: siege.rogue.status()["streams"] == 0, "all streams to end")
+    records = siege.mesh.records(VICTIM)
+    ends = Counter(one["stream"] for one in records if one["kind"] in ("closed", "cut"))
+    admitted = [one["stream"] for one in records if one["kind"] == "admitted"]
+    assert len(admitted) > 20
+    assert ends == dict.fromkeys(admitted, 1)
 
 
 def test_after_all_that_the_node_is_as_it_was(siege: Siege) -> None:
