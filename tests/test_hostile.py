@@ -116,6 +116,9 @@ def test_a_rogue_tools_node_gets_no_byte_before_it_accepts(siege: Siege) -> None
     mesh, entrance = siege.mesh, free_port()
     _apply(mesh, TRAP.format(node=ROGUE, port=entrance))
     soon(lambda: _listens(mesh, entrance), "the entrance to open")
+    soon(lambda: _digest(mesh, VICTIM) == _digest(mesh, AGENTS), "the policy to arrive")
+    assert trio.run(proving.asks(service="trap"), siege.rogue) == "misbound"  # The victim is no node of it.
+    soon(lambda: _count(siege.rogue, "denied:misbound") > 0, "it to be on record")
 
     async def play() -> tuple[answering.Trap, list[bytes]]:
         async with answering.trap(siege.rogue, siege.port) as trap:
@@ -215,6 +218,10 @@ def _apply(mesh: Mesh, more: str) -> None:
     file.write_text((mesh.root / "policy.toml").read_text() + more)
     done = mesh.cli("policy", "apply", str(file), "--wait", "0s", operator="alice")
     assert done.code in (0, 3), done.err
+
+
+def _digest(mesh: Mesh, member: str) -> str:
+    return str(mesh.status(member)["policy"]["digest"])
 
 
 def _listens(mesh: Mesh, port: int) -> bool:
