@@ -41,9 +41,6 @@ STREAMS = 4096
 HALF_CLOSE_IDLE = MINUTE
 STREAM_IDLE = HOUR
 STREAM_LIFETIME = DAY
-KEEPALIVE_IDLE = 30 * SECOND
-KEEPALIVE_INTERVAL = 10 * SECOND
-KEEPALIVE_PROBES = 3
 STALE_CUT_FACTOR = 2
 """Live streams of a segment with ``on-stale = "cut"`` end at this many times its stale-after."""
 

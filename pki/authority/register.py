@@ -210,11 +210,6 @@ class Register:
             row = db.execute("SELECT lineage FROM certificates WHERE serial = ?", (serial,)).fetchone()
         return None if row is None else str(row[0])
 
-    def lift_ban(self, statement: str, at: Wall) -> None:
-        """An unrevoke: the ban of this statement no longer counts, and stays written down."""
-        with self._transaction() as db:
-            db.execute("UPDATE bans SET lifted = ? WHERE statement = ? AND lifted IS NULL", (at, statement))
-
     def is_banned(self, identity: SpiffeId, lineage: str = "") -> bool:
         """Whether anything that stands for this identity, or its lineage of certificates, was revoked."""
         names = [*_names(identity), ("serial", lineage)]

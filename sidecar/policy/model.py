@@ -119,7 +119,3 @@ class Policy:
     def bindings_on(self, node: str) -> tuple[Binding, ...]:
         """The entrances to open on ``node``."""
         return tuple(b for b in self.bindings if node in self.agents[b.agent].nodes)
-
-    def services_on(self, node: str) -> tuple[Service, ...]:
-        """The services whose target stands beside ``node``."""
-        return tuple(service for service in self.services.values() if node in service.nodes)

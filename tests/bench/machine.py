@@ -18,7 +18,7 @@ def facts(folder: Path) -> dict[str, str]:
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": f"{_cpu()}, {os.cpu_count()} CPUs, {_memory()}",
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "records on": _file_system(folder),
         "lockgate": f"{VERSION} on Python {platform.python_version()}, Trio {version('trio')}, "
         f"pyOpenSSL {version('pyopenssl')} with {SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode()}",

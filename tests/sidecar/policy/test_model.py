@@ -8,12 +8,3 @@ def test_a_node_opens_the_bindings_of_its_agents() -> None:
         node: [binding.port for binding in policy.bindings_on(node)]
         for node in ("agents-1", "agents-2", "tools-1")
     } == {"agents-1": [15001, 15002], "agents-2": [15002], "tools-1": []}
-
-
-def test_a_node_stands_beside_its_services() -> None:
-    """A node dials no target but those that the policy puts there."""
-    policy = policy_of(POLICY)
-    assert {
-        node: [service.name for service in policy.services_on(node)]
-        for node in ("agents-1", "tools-1", "tools-2")
-    } == {"agents-1": [], "tools-1": ["wiki", "tickets"], "tools-2": ["tickets", "vault"]}
