@@ -58,7 +58,7 @@ class Enrolment:
         if not at < invitation.expires <= at + MAX_TTL:
             raise LocalError("token: its life is more than nothing and at most 7 days")
         if self.issuer.register.is_banned(member):
-            raise LocalError(f"token: {member} was revoked; unrevoke it first, or choose another name")
+            raise LocalError(f"token: {member} was revoked, which is for good; choose another name")
         secret = self.issuer.entropy(SECRET_BYTES)
         self.issuer.register.add_token(_hash(secret), invitation, at)
         return Token(member, addresses, self.issuer.authority.pins, secret)

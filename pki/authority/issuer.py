@@ -107,7 +107,7 @@ class Issuer:
     def refuse_banned(self, identity: SpiffeId, lineage: str = "") -> None:
         """Raise RefusalError for an identity, or a line of certificates, that was revoked."""
         if self.register.is_banned(identity, lineage):
-            raise RefusalError(Refusal.BANNED, f"{identity}: revoked; ask an operator to unrevoke it first")
+            raise RefusalError(Refusal.BANNED, f"{identity}: revoked, which is for good; use another name")
 
     def _end_of_line(self, holder: Identity) -> Wall:
         """When an operator's token carries no further; the distant past for a line that was never written down."""
