@@ -25,11 +25,12 @@ from pki.judge import Word
 from pki.renewal import in_grace
 from pki.spiffe import SpiffeId
 from pki.spki import Key
-from pki.statement import Lock, Policy, Revocation, Statement, Target, Terms, Wire, sign
+from pki.statement import Revocation, Statement, Target, Terms, Wire, sign
 from pki.verify import Identity, verify
 from sidecar import defaults
 from sidecar.address import Address
 from sidecar.audit import record
+from sidecar.audit.statements import records_of
 from sidecar.audit.writer import AuditWriter
 from sidecar.bindings import Bindings
 from sidecar.certify import CaAccess, certify_session
@@ -197,18 +198,8 @@ class Node:
 
     async def merged(self, statement: Statement, word: Word) -> None:
         """Enter what is now in force in the audit log."""
-        now, audit, body = self.seams.clock.wall(), self.seams.audit, statement.body
-        facts: record.Facts = {"by": word.author}
-        match body:
-            case Lock():
-                audit.append(record.lock(now, "applied", statement.id, str(body.target), facts))
-            case Revocation():
-                audit.append(record.revocation(now, "applied", statement.id, str(body.target), facts))
-            case Policy():
-                audit.append(record.policy(now, "received", body.sequence, body.digest, facts))
-            case _ if statement.kind == "unlock":
-                for name in getattr(body, "ids", []):
-                    audit.append(record.lock(now, "lifted", name, "", facts))
+        for one in records_of(statement, word, self.seams.clock.wall()):
+            self.seams.audit.append(one)
 
     def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
         now = self.seams.clock.wall()

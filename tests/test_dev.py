@@ -126,6 +126,7 @@ def test_every_member_of_d_is_usable_as_dir(mesh: Mesh) -> None:
     assert mesh.status("ca")["role"] == "ca"
     assert all(mesh.cli("status", member=name).code == 0 for name in ("ca", *names))
     assert "dev" in mesh.cli("status", member="tools-2").out
+    assert all(mesh.cli("audit", "verify", member=name).code == 0 for name in ("ca", *names))
     assert [wiki_answers(mesh) for _ in range(4)] == [True] * 4
 
 

@@ -14,15 +14,20 @@ from pki.authority.keystore import REGISTER_FILE, Authority, open_online
 from pki.authority.register import Register
 from pki.authority.service import Hooks, application, serve
 from pki.authority.signer import StatementSigner
-from pki.clock import Clock, SystemClock
+from pki.clock import Clock, SystemClock, Wall
 from pki.errors import LocalError
 from pki.tls.context import ClientCertificate, make_context
 from sidecar import lifecycle, log, systemd
+from sidecar.audit import record
+from sidecar.audit.record import Record
+from sidecar.audit.volume import Site
+from sidecar.audit.writer import AuditWriter
 from sidecar.ca.control import ca_app
 from sidecar.ca.office import Office
 from sidecar.ca.places import control_addresses
 from sidecar.config import CaConfig, load_ca_config
 from sidecar.control.unix import serve_unix
+from sidecar.disk import RealDisk
 from sidecar.gossip.journal import Journal
 from sidecar.gossip.links import Contact
 from sidecar.gossip.member import Member
@@ -32,8 +37,10 @@ from sidecar.objects import Objects
 from sidecar.overlay import Overlay, Standing
 from sidecar.paths import Paths
 from sidecar.peering import Caps, Peering, is_member_identity
+from sidecar.version import VERSION
 
 ADMIN_MODE = 0o660
+STOP_SECONDS = 3.0
 
 LIVE = frozenset({"log-level", "operator"})
 """Keys of ca.toml that count without a restart."""
@@ -66,7 +73,11 @@ async def run(paths: Paths) -> None:
     admin = listen_unix(paths.admin_sock, ADMIN_MODE)
     await office.member.restore(lifecycle.boot_id())
     reread = partial(reload, paths, config)
+    audit = AuditWriter(Site(disk=RealDisk(), folder=paths.audit_dir, node=config.name), clock)
+    office.record = audit.append
     async with trio.open_nursery() as nursery:
+        await nursery.start(audit.run)
+        audit.append(record.start(clock.wall(), VERSION, {"role": "ca"}))
         context = _api_context(authority)
         app = application(issuer, hooks_of(config, office, clock))
         nursery.start_soon(serve, api, app, lambda: context, lambda: office.member.bundle, clock)
@@ -77,6 +88,9 @@ async def run(paths: Paths) -> None:
         _log.info("serving", ca=config.name, listen=[str(one) for one in config.listen])
         systemd.notify("READY=1")
         await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), _no_drain))
+        audit.append(record.stop(clock.wall(), "told to"))
+        with trio.move_on_after(STOP_SECONDS, shield=True):
+            await audit.close()
         nursery.cancel_scope.cancel()
     for listener in control:
         await listener.aclose()
@@ -111,7 +125,7 @@ def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
         lift=office.lift,
         control_address=str(control_addresses(config)[0]),
         clock=clock,
-        note=_noter(),
+        note=_noter(office.record, clock),
     )
 
 
@@ -156,8 +170,11 @@ def _no_contacts() -> Iterable[Contact]:
     return ()
 
 
-def _noter() -> Callable[[dict[str, object]], None]:
-    """Notes what the API does. Refusals are counted and folded: anybody can cause as many as they like."""
+def _noter(record_one: Callable[[Record], None], clock: Clock) -> Callable[[dict[str, object]], None]:
+    """Notes what the API does. Refusals are counted and folded: anybody can cause as many as they like.
+
+    Who was let in, and each certificate, is on record too.
+    """
     refusals = log.Refusals()
 
     def note(event: dict[str, object]) -> None:
@@ -168,5 +185,7 @@ def _noter() -> Callable[[dict[str, object]], None]:
             refusals.note(f"{reason} {facts.get('peer', '')}".strip(), why, **facts)
         else:
             _log.info(what, **facts)
+            name, serial = str(facts["spiffe_id"]), str(facts["serial"])
+            record_one(record.renewal(clock.wall(), what, name, serial, Wall(int(str(facts["not_after"])))))
 
     return note

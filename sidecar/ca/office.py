@@ -25,6 +25,8 @@ from pki.spiffe import SpiffeId
 from pki.statement import Demand, Heartbeat, Lift, Lock, Policy, Revocation, Statement, Target, Wire, parse
 from pki.verify import Identity
 from sidecar import defaults
+from sidecar.audit.record import Record
+from sidecar.audit.statements import records_of
 from sidecar.gossip.member import Member
 from sidecar.gossip.store import Entry
 from sidecar.objects import Objects
@@ -44,6 +46,10 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
+def _unrecorded(_: Record) -> None:
+    """Before there is a log."""
+
+
 class Office:
     """The CA's side of the member's work. ``member`` and ``peering`` are set by who composes them."""
 
@@ -52,6 +58,8 @@ class Office:
 
     def __init__(self, signer: StatementSigner, objects: Objects, clock: Clock, *, dev: bool) -> None:
         self.objects = objects
+        self.record: Callable[[Record], None] = _unrecorded
+        """Writes to the audit log; the daemon sets it."""
         self._signer = signer
         self._clock = clock
         self._dev = dev
@@ -73,8 +81,10 @@ class Office:
         self.peering.drop_strangers()
         return {}
 
-    async def merged(self, statement: Statement, _: Word) -> None:
+    async def merged(self, statement: Statement, word: Word) -> None:
         """A revocation is banned before whoever brought it hears that it was taken; adoption follows at once."""
+        for one in records_of(statement, word, self._clock.wall()):
+            self.record(one)
         if isinstance(statement.body, Revocation):
             await self._ban(statement)
         self._news.set()

@@ -6,8 +6,11 @@ from trio.testing import MockClock
 
 from pki.errors import ConfigError, LocalError
 from sidecar import log
+from sidecar.audit.record import Kind, Record
 from sidecar.ca.daemon import _noter, read_config, reload
 from sidecar.paths import Paths
+from tests.authority import NOW
+from tests.clock import ManualClock
 
 TEXT = 'name = "ca-1"\ntrust-domain = "example.org"\n'
 
@@ -63,10 +66,15 @@ async def test_a_bad_file_changes_nothing_and_the_log_says_why(paths: Paths, lev
 
 async def test_a_strangers_refusals_do_not_fill_the_log(autojump_clock: MockClock) -> None:
     """Anybody may ask for what is not there, as often as they like; what was issued is one line each."""
-    note = _noter()
+    written: list[Record] = []
+    note = _noter(written.append, ManualClock())
+    enrolled = {"spiffe_id": "spiffe://example.org/node/n", "serial": "a1", "not_after": NOW}
     with capture_logs() as logs:
         for _ in range(9):
             note({"event": "refused", "path": "/x", "reason": "bad_request", "message": "no", "peer": ""})
-            note({"event": "enrolled", "spiffe_id": "spiffe://example.org/node/n"})
+            note({"event": "enrolled", **enrolled})
     assert [one["event"] for one in logs].count("refused") == 1
     assert [one["event"] for one in logs].count("enrolled") == 9
+    assert [(one.kind, one.fields["what"], one.fields["serial"]) for one in written] == [
+        (Kind.RENEWAL, "enrolled", "a1")
+    ] * 9
