@@ -313,7 +313,7 @@ def test_revoking_the_session_ends_pgbench_on_both_nodes(mesh: Clients, database
     assert elapsed < REVOKE_CEILING_SECONDS
     wanted = {"kind": "cut", "reason": "revoked", "service": "postgres", "session": session}
     for node in ("agents-1", "tools-1"):
-        until(lambda at=node: len(mesh.records(at, **wanted)) == BENCH_CLIENTS, f"the cuts of {node}")  # type: ignore[misc]
+        until(lambda at=node: len(mesh.records(at, **wanted)) == BENCH_CLIENTS, f"the cuts of {node}")  # type: ignore[misc]  # mypy infers no lambda's default
     assert knock(mesh.entrance["postgres"]) == "reset"
 
 
@@ -390,7 +390,7 @@ def test_2000_streams_live_at_once_and_leave_nothing_behind(mesh: Clients) -> No
         mesh.quiet()
     kept = 2 * (MAX_IDLE + SPARE)  # Idle connections in the pool, by its limit.
     for node in NODES:
-        until(lambda at=node: mesh.descriptors(at) <= before[at] + kept, f"the descriptors of {node}")  # type: ignore[misc]
+        until(lambda at=node: mesh.descriptors(at) <= before[at] + kept, f"the descriptors of {node}")  # type: ignore[misc]  # mypy infers no lambda's default
 
 
 @pytest.mark.skipif(not has("prlimit"), reason="prlimit is not installed")

@@ -243,7 +243,7 @@ def test_an_interrupted_start_leaves_nothing_and_is_taken_up(tmp_path: Path) -> 
         with_the_terminal = ctrl_c_to_the_group(mesh)
         # A reset when a node ends first, a clean end when the echo tool does.
         assert how_it_ends(stream) in ("reset", "closed")
-    print(f"Ctrl-C to the process group: {with_the_terminal:.2f} s")  # noqa: T201
+    print(f"Ctrl-C to the process group: {with_the_terminal:.2f} s")  # noqa: T201 - the measured time is reported
     nothing_is_left(root)
     assert all("Traceback" not in log.read_text() for log in (root / "logs").glob("*.log"))
     assert [mesh.records(name)[-1]["kind"] for name in ("agents-1", "tools-1")] == ["stop", "stop"]

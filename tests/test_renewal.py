@@ -76,7 +76,7 @@ def test_without_renewal_a_stream_ends_as_expired(mesh: Mesh) -> None:
         mesh.kill("ca")
         until(lambda: is_dead(stream), "the stream to end")
     for member in ("agents-1", "tools-1"):
-        [cut] = until(lambda name=member: mesh.records(name, kind="cut"), f"the record of {member}")  # type: ignore[misc]
+        [cut] = until(lambda name=member: mesh.records(name, kind="cut"), f"the record of {member}")  # type: ignore[misc]  # mypy infers no lambda's default
         assert cut["reason"] == "expired"
 
 

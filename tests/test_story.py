@@ -308,7 +308,7 @@ def test_a_node_that_does_not_confirm_is_named_and_locked_once_it_wakes_up(mesh:
     locks = [one["id"] for one in mesh.status("agents-1")["locks"]]
     assert len(locks) == 2
     for name in locks:
-        until(lambda name=name: mesh.standing(name)["tools-1"]["state"] == "confirmed", "tools-1 to confirm")  # type: ignore[misc]
+        until(lambda name=name: mesh.standing(name)["tools-1"]["state"] == "confirmed", "tools-1 to confirm")  # type: ignore[misc]  # mypy infers no lambda's default
     assert sorted(one["id"] for one in mesh.status("tools-1")["locks"]) == sorted(locks)
 
 
@@ -333,7 +333,7 @@ def test_a_revoked_session_is_dead_on_both_nodes_with_the_ca_away(mesh: Story) -
         done = mesh.cli("revoke", f"session:{mesh.session}", "--json", member="tools-1")
         assert done.code == 0, done
         assert [how_it_ends(stream) for stream in live] == ["reset"] * STREAMS
-        print(f"ten streams dead after {time.time() - started:.2f} s")  # noqa: T201
+        print(f"ten streams dead after {time.time() - started:.2f} s")  # noqa: T201 - the measured time is reported
         assert receipts(done) == dict.fromkeys(NODES, ("confirmed", STREAMS))
         name = done.json["id"]
         cuts = [mesh.cut_streams(node, "revoked", started, STREAMS) for node in NODES]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Mesh:
             self._await_answer(name)
         self._apply_policy(policy)
         for name in self.layout.nodes:
-            self._await(lambda name=name: self.status(name).get("ready"), f"{name} to be ready")  # type: ignore[misc]
+            self._await(partial(self._is_ready, name), f"{name} to be ready")
         self.session = self._start_session()
         self._write_env()
 
@@ -212,6 +213,9 @@ class Mesh:
             "TOOLS_PID": self.children[TOOLS].pid,
         }
         self.layout.env.write_text("".join(f"export {name}='{value}'\n" for name, value in lines.items()))
+
+    def _is_ready(self, name: str) -> bool:
+        return bool(self.status(name).get("ready"))
 
     def _await_answer(self, name: str) -> None:
         self._await(lambda: self.status(name), f"{name} to answer")
