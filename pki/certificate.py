@@ -135,6 +135,9 @@ def to_datetime(at: Wall) -> datetime:
 
 def _read(der: bytes) -> Certificate:
     parsed = x509.load_der_x509_certificate(der)
+    # A signature ending in a zero bit may be written with that bit cut off: another spelling of the same certificate.
+    if not der.endswith(b"\0" + parsed.signature):
+        raise ValueError("a signature of whole bytes has no unused bits (RFC 5280 4.1.1.3)")
     # Read for their errors alone: each is parsed only when asked for.
     _ = parsed.subject, parsed.issuer, parsed.version, parsed.signature_algorithm_oid
     key = parsed.public_key()

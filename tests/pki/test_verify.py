@@ -352,6 +352,14 @@ def test_no_bit_of_a_good_chain_can_change(at: int, bit: int, which: int) -> Non
     assert rejected(chain)
 
 
+def test_a_signature_has_one_spelling() -> None:
+    """DER lets the last zero bit of a BIT STRING go unused; a certificate so rewritten is not taken for the same."""
+    even = next(leaf for _ in range(64) if not (leaf := CA.issue(NODE, KEY)[0])[-1] & 1)
+    signature = x509.load_der_x509_certificate(even).signature
+    at = len(even) - len(signature) - 1
+    assert rejected((even[:at] + b"\1" + signature, ISSUER)) == {Rule.UNREADABLE}
+
+
 @given(st.integers(-1, 2 * HOUR))
 def test_verification_is_a_pure_function_of_its_arguments(offset: int) -> None:
     """The same chain, bundle and time give the same answer, in time or out of it."""
