@@ -39,21 +39,28 @@ class Spawn(Protocol):
     def __call__(self, work: Callable[..., Awaitable[None]], /, *args: object) -> None: ...
 
 
-class Holder(Protocol):
-    """Whose certificates these are."""
+class OwnCertificate(Protocol):
+    """The node's certificate (:class:`sidecar.certificates.Certificates`)."""
 
-    def own_identity(self) -> Identity: ...
+    @property
+    def identity(self) -> Identity: ...
     def ca_access(self) -> CaAccess: ...
-    def live_sessions(self) -> Iterable[Session]: ...
     def take_up_node(self, credential: Credential, identity: Identity, spawn: Spawn) -> None: ...
+
+
+class LiveSessions(Protocol):
+    """The sessions' (:class:`sidecar.session.life.SessionLife`)."""
+
+    def live(self) -> Iterable[Session]: ...
     def take_up_session(self, session: Session, identity: Identity, key: Key, spawn: Spawn) -> None: ...
 
 
 class Renewals:
     """Knows when each certificate is due, and asks."""
 
-    def __init__(self, holder: Holder, next_key: NextKey, clock: Clock) -> None:
-        self._holder = holder
+    def __init__(self, own: OwnCertificate, sessions: LiveSessions, next_key: NextKey, clock: Clock) -> None:
+        self._own = own
+        self._sessions = sessions
         self._next_key = next_key
         self._clock = clock
         self._plans: dict[str, Renewal] = {}
@@ -72,9 +79,9 @@ class Renewals:
     async def renew_due(self, spawn: Spawn) -> None:
         """Renew what is due now: the node first, since a session is asked for in its name."""
         now = self._clock.wall()
-        own = self._holder.own_identity()
+        own = self._own.identity
         plans = {own.serial: await self._follow(own, now, partial(self._renew_node, spawn))}
-        for session in self._holder.live_sessions():
+        for session in self._sessions.live():
             identity = session.identity
             if now < identity.not_after:
                 renew = partial(self._renew_session, session, spawn)
@@ -103,14 +110,14 @@ class Renewals:
         return plan
 
     async def _renew_node(self, spawn: Spawn) -> None:
-        access = self._holder.ca_access()
+        access = self._own.ca_access()
         key = await trio.to_thread.run_sync(self._next_key.load)
         identity = await renew_node(key, access)
         credential = Credential(identity.id, identity.chain, key)
         await trio.to_thread.run_sync(self._next_key.take_up, credential)
-        self._holder.take_up_node(credential, identity, spawn)
+        self._own.take_up_node(credential, identity, spawn)
         self.trouble = ""
 
     async def _renew_session(self, session: Session, spawn: Spawn) -> None:
-        identity, key = await certify_session(session.id, self._holder.ca_access())
-        self._holder.take_up_session(session, identity, key, spawn)
+        identity, key = await certify_session(session.id, self._own.ca_access())
+        self._sessions.take_up_session(session, identity, key, spawn)

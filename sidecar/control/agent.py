@@ -33,9 +33,9 @@ def agent_app(node: Node) -> Starlette:
         wanted = convert(await body_of(request), StartSession, what="session start")
         caller = caller_of(request)
         uid = _entitled_uid(node, wanted.agent, caller)
-        if sum(one.uid == uid for one in node.live_sessions()) >= SESSIONS_PER_UID:
+        if sum(one.uid == uid for one in node.life.live()) >= SESSIONS_PER_UID:
             raise RefusedError(f"uid {uid}: has {SESSIONS_PER_UID} sessions on this node already; end some")
-        session = await node.start_session(wanted.agent, uid)
+        session = await node.life.start(wanted.agent, uid)
         if wanted.own_cgroup:
             session = node.sessions.confine(session, caller.pid)
         return answer(_started(node, session), 201)
@@ -48,7 +48,7 @@ def agent_app(node: Node) -> Starlette:
         session = node.sessions.find(request.path_params["id"])
         if session is None or not _is_own(session, caller_of(request)):
             raise RefusedError(f"session {request.path_params['id']}: you have no such session on this node")
-        node.end_session(session)
+        node.life.end(session)
         return answer(_session(session))
 
     return Starlette(

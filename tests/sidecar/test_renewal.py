@@ -40,7 +40,7 @@ class World:
         self.own = self.judged(self.credential.chain)
         identity = self.judged(self.ca.issue(self.ca.agent(), session_key))
         self.sessions = [Session(identity, session_key, 1000, NOW, "")]
-        self.renewals = Renewals(self, NextKey(self.folder), self.clock)
+        self.renewals = Renewals(self, self, NextKey(self.folder), self.clock)
 
     def judged(self, chain: tuple[bytes, ...]) -> Identity:
         found = verify(chain, self.ca.bundle, self.clock.wall())
@@ -49,13 +49,14 @@ class World:
 
     # What the renewals ask of their holder
 
-    def own_identity(self) -> Identity:
+    @property
+    def identity(self) -> Identity:
         return self.own
 
     def ca_access(self) -> CaAccess:
         return CaAccess(Address("ca", 7444), self.ca.bundle, self.credential, self.clock)
 
-    def live_sessions(self) -> Iterable[Session]:
+    def live(self) -> Iterable[Session]:
         return list(self.sessions)
 
     def take_up_node(self, credential: Credential, identity: Identity, spawn: Spawn) -> None:

@@ -136,8 +136,7 @@ async def test_a_statement_is_confirmed_by_the_receipts_of_the_roster(node: Stat
     beat = node.mint.beats("0" * 64)
     locked = await listed(node)
     await node.member.take([beat.raw, locked.raw], None)
-    node._inbox.receive_nowait()  # for the policy
-    await node.member.take(node._inbox.receive_nowait(), None)
+    await node.outbox.deliver()
     _, body = await ask(app, "GET", f"/v1/statements/{locked.id}")
     assert body["nodes"]["agents-1"] == {"state": "confirmed", "since": NOW, "cut": 0}
     unconfirmed = body["nodes"]["tools-1"]

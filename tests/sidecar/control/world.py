@@ -1,7 +1,6 @@
 """Control sockets without sockets: a request to an app over a stream in memory, as whatever user the test likes."""
 
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,12 @@ from starlette.types import ASGIApp
 
 from pki.errors import UnreachableError
 from pki.http.server import serve_connection
-from pki.ids import new_id
+from pki.spiffe import SpiffeId
+from pki.spki import Key
 from pki.verify import Identity, verify
 from sidecar.audit.volume import Site
 from sidecar.audit.writer import AuditWriter
+from sidecar.certify import CaAccess
 from sidecar.config import load_node_config
 from sidecar.control.unix import CALLER
 from sidecar.disk import RealDisk
@@ -26,13 +27,11 @@ from sidecar.objects import Objects
 from sidecar.paths import Paths
 from sidecar.peercred import PeerCred
 from sidecar.proxy.attribute import SocketOwner
-from sidecar.session.sessions import Session
 from tests.authority import NOW, new_key
 from tests.clock import ManualClock
 from tests.statements import Mint
 
 ROOT = PeerCred(pid=1, uid=0, gid=0)
-TRACE = f"00-{'ab' * 16}-{'cd' * 8}-01"
 CONFIG = load_node_config(
     b"""
 name = "agents-1"
@@ -67,21 +66,19 @@ def message(answer: tuple[int, Any]) -> str:
 
 
 class Station(Node):
-    """A real node over files of its own, whose CA is away: ``start_session`` is played by the test's CA."""
+    """A real node over files of its own, whose sessions are certified by the test's CA."""
 
     mint: Mint
     down: bool = False
 
-    async def start_session(self, agent: str, uid: int) -> Session:
+    async def certify(self, session: SpiffeId, ca: CaAccess) -> tuple[Identity, Key]:
+        """What the CA does."""
         if self.down:
             raise UnreachableError("CA 127.0.0.1:7444: cannot connect")
         key = new_key()
-        name = self.mint.ca.agent(agent, self.name, new_id(secrets.token_bytes(16)))
-        identity = verify(self.mint.ca.issue(name, key), self.bundle, NOW)
+        identity = verify(self.mint.ca.issue(session, key), ca.bundle, NOW)
         assert isinstance(identity, Identity)
-        session = Session(identity, key, uid, NOW, TRACE)
-        self.sessions.add(session)
-        return session
+        return identity, key
 
 
 def station(folder: Path, mint: Mint) -> Station:
@@ -99,6 +96,7 @@ def station(folder: Path, mint: Mint) -> Station:
     )
     made = Station(CONFIG, Credential(own.id, own.chain, own.key), mint.ca.bundle, seams)
     made.mint = mint
+    made.life.certify = made.certify
     return made
 
 
