@@ -42,8 +42,8 @@ def load_policy(text: bytes, name: str, limit: int = TOML_BYTES) -> Policy:
 
 def _binding(row: BindingTable, line: int) -> Binding:
     if isinstance(row.listen, int):
-        return Binding(row.agent, row.service, row.listen, line)
-    return Binding(row.agent, row.service, 0, line, row.listen)
+        return Binding(row.agent, row.service, row.listen, line, callers=row.callers)
+    return Binding(row.agent, row.service, 0, line, row.listen, row.callers)
 
 
 def _segments(tables: PolicyTables, document: Document) -> dict[str, Segment]:

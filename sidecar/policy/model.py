@@ -33,6 +33,13 @@ class Protocol(StrEnum):
     TCP = "tcp"
 
 
+class Callers(StrEnum):
+    """How a binding knows who calls: the kernel says, or a client certificate of the binding's own."""
+
+    KERNEL = "kernel"
+    MTLS = "mtls"
+
+
 class Verdict(StrEnum):
     ALLOW = "allow"
     DENY = "deny"
@@ -86,11 +93,13 @@ class Binding:
     port: int
     line: int
     path: str = ""
+    callers: Callers = Callers.KERNEL
 
     @property
     def address(self) -> str:
-        """Where the agent connects: ``host:port``, or ``unix:/path``."""
-        return f"{UNIX}{self.path}" if self.path else f"127.0.0.1:{self.port}"
+        """Where the agent connects: ``host:port``, or ``unix:/path``. By name for TLS, whose certificate has that."""
+        host = "localhost" if self.callers is Callers.MTLS else "127.0.0.1"
+        return f"{UNIX}{self.path}" if self.path else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pki.clock import DAY, SECOND, Wall
 from pki.errors import LocalError
 from sidecar.address import Address
-from sidecar.policy.model import Audit, OnStale, OperationClass, Protocol, Verdict
+from sidecar.policy.model import Audit, Callers, OnStale, OperationClass, Protocol, Verdict
 from sidecar.policy.target import (
     MAX_UNIX_PATH_BYTES,
     TLS,
@@ -268,6 +268,7 @@ class BindingTable(Table):
     agent: AgentName
     service: ServiceName
     listen: Listen
+    callers: Annotated[Callers, NotStrict] = Callers.KERNEL
 
     @field_validator("listen")
     @classmethod

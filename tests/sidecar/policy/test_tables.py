@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pki.clock import SECOND
 from pki.errors import ConfigError
 from sidecar.address import Address
+from sidecar.policy.model import Callers
 from sidecar.policy.tables import PRESETS, Defined, PolicyTables
 from sidecar.policy.target import TcpTarget, TlsTarget, UnixTarget
 from sidecar.toml import Document
@@ -165,6 +166,15 @@ def test_a_binding_may_be_a_unix_socket() -> None:
     binding = policy_of(text).bindings[0]
     assert (binding.port, binding.path, binding.address) == (0, "/run/wiki.sock", "unix:/run/wiki.sock")
     assert policy_of(POLICY).bindings[0].address == "127.0.0.1:15001"
+
+
+def test_a_binding_may_ask_its_callers_for_a_certificate() -> None:
+    """It is then dialled by name, which is what its own certificate has."""
+    kernel = policy_of(POLICY).bindings[0]
+    text = POLICY.replace("listen = 15001", 'listen = 15001\ncallers = "mtls"', 1)
+    mtls = policy_of(text).bindings[0]
+    assert (kernel.callers, kernel.address) == (Callers.KERNEL, "127.0.0.1:15001")
+    assert (mtls.callers, mtls.address) == (Callers.MTLS, "localhost:15001")
 
 
 def test_what_comes_later_is_refused_by_name() -> None:
