@@ -75,6 +75,8 @@ class Facts:
     id: str = ""
     agent: str = ""
     session: str = ""
+    children: tuple[str, ...] = ()
+    """Ids of the children of the session on the way to the one that asks."""
     nodes: tuple[str, ...] = ()
     service: str = ""
     segment: str = ""
@@ -88,7 +90,7 @@ class Facts:
             "segment": (self.segment,),
             "service": (self.service,),
             "agent": (self.agent,),
-            "session": (self.session,),
+            "session": (self.session, *self.children),
             "id": (self.id,),
             "node": self.nodes,
             "operator": (self.operator,),

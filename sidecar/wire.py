@@ -18,6 +18,13 @@ from pki.statement import Certificates, Id, Sequence, Sha256Hex, Text, Wire
 VERSION = 1
 KIB = 1024
 
+MAX_CHILD_DEPTH = 4
+"""Steps from a session to its furthest child."""
+MAX_NARROWING_BYTES = 4 * KIB
+MAX_NARROWING_SERVICES = 32
+MAX_NARROWING_OPERATIONS = 16
+MAX_OPERATION_CHARS = 200
+
 T = TypeVar("T")
 
 
@@ -69,7 +76,8 @@ class Feature:
     """Names for HELLO, the roster and a policy's ``requires``. A name is never re-used for another meaning."""
 
     TCP = "tcp"
-    ALL = (TCP,)
+    CHILDREN = "children"
+    ALL = (TCP, CHILDREN)
 
 
 ReasonWord = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{0,32}\Z")]
@@ -96,14 +104,44 @@ class Prove(Wire, frozen=True):
     signature: Annotated[bytes, msgspec.Meta(max_length=128)]
 
 
-class ProveBody(Wire, frozen=True):
+class Narrowed(Wire, frozen=True):
+    """One step from a session to its child. ``signature`` is by the session's key (:mod:`sidecar.session.narrowing`)."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_NARROWING_BYTES)]
+    signature: Annotated[bytes, msgspec.Meta(max_length=128)]
+
+
+class NarrowingBody(Wire, frozen=True):
+    """What the ``body`` of a step decodes to: which session or child it narrows, and what it leaves.
+
+    ``parent`` is an id. ``operations`` None: all that the services offer. ``nonce`` keeps two equal children apart.
+    """
+
+    parent: Id
+    nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    services: Annotated[list[ServiceName], msgspec.Meta(min_length=1, max_length=MAX_NARROWING_SERVICES)]
+    operations: (
+        Annotated[
+            list[Annotated[str, msgspec.Meta(max_length=MAX_OPERATION_CHARS)]],
+            msgspec.Meta(max_length=MAX_NARROWING_OPERATIONS),
+        ]
+        | None
+    )
+    not_after: Sequence
+
+
+class ProveBody(Wire, frozen=True, omit_defaults=True):
     """What a PROVE's ``body`` decodes to: who proves itself, and its certificate chain, leaf first, DER.
 
-    ``session``: the opener proves a session of its node. ``node``: either end proves its own renewed certificate.
+    ``session``: the opener proves a session of its node, or a child of it by the steps that lead to that child.
+    ``node``: either end proves its own renewed certificate.
     """
 
     role: Literal["session", "node"]
     chain: Certificates
+    narrowings: Annotated[list[Narrowed], msgspec.Meta(max_length=MAX_CHILD_DEPTH)] = msgspec.field(
+        default_factory=list
+    )
 
 
 class Open(Wire, frozen=True):

@@ -16,6 +16,7 @@ from sidecar.audit.record import MAX_RECORD_BYTES, Kind
 from sidecar.gossip import flood, store, texts
 from sidecar.proxy import proof
 from sidecar.reasons import Reason
+from sidecar.session import narrowing
 from sidecar.wire import Feature, FrameType
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +116,17 @@ def test_paths_of_the_ca_are_those_it_serves() -> None:
     assert [path for path, _ in served] == [f"{method} {path}" for path, method in routes]
 
 
+def test_a_step_of_a_narrowing_is_that_of_the_code() -> None:
+    """Its fields, and how many items or bytes each may hold."""
+    documented = {field: int(limit or 0) for field, limit, _ in table("Fields of a step")}
+    limits = {
+        "nonce": 16,
+        "services": wire.MAX_NARROWING_SERVICES,
+        "operations": wire.MAX_NARROWING_OPERATIONS,
+    }
+    assert documented == {field: limits.get(field, 0) for field in wire.NarrowingBody.__struct_fields__}
+
+
 def test_features_are_those_of_the_code() -> None:
     """What this version says in its HELLO."""
     found = re.search(r"Features of this version ✓: (.*?)\.$", WIRE, re.MULTILINE)
@@ -138,6 +150,10 @@ def test_features_are_those_of_the_code() -> None:
         ("PROVE", f'"{proof.PREFIX.decode()[:-1]}\\0"'),
         ("PROVE", f'"{proof.EXPORTER_LABEL.decode()}"'),
         ("PROVE", f"at most {defaults.CONNECTION_PROOFS} proofs"),
+        ("Narrowing", f"at most {wire.MAX_CHILD_DEPTH}. The key"),
+        ("Narrowing", f"at most {wire.MAX_NARROWING_BYTES} bytes"),
+        ("Fields of a step", f"at most {wire.MAX_OPERATION_CHARS} characters"),
+        ("Fields of a step", f'"{narrowing.PREFIX.decode()[:-1]}\\0"'),
         ("HELLO", f"| version | {wire.VERSION}."),
         ("Paths", f"At most {MAX_TOKEN_CHARS} characters"),
         ("Audit records", f"at most {MAX_RECORD_BYTES} bytes"),
@@ -154,5 +170,13 @@ def test_numbers_are_those_of_the_code(heading: str, said: str) -> None:
 def test_every_marked_table_is_compared() -> None:
     """A check mark is a promise."""
     marked = set(re.findall(r"^#+ (.*) ✓$", WIRE, re.MULTILINE))
-    compared = {"Frame types", "Kinds", "Reasons", "Kinds of record", "Private identifiers", "Paths"}
+    compared = {
+        "Frame types",
+        "Fields of a step",
+        "Kinds",
+        "Reasons",
+        "Kinds of record",
+        "Private identifiers",
+        "Paths",
+    }
     assert marked == compared

@@ -52,6 +52,7 @@ PURE_CORES = (
     "sidecar.proxy.proof",
     "sidecar.proxy.streams",
     "sidecar.reasons",
+    "sidecar.session.narrowing",
     "sidecar.snapshot",
     "sidecar.toml",
     "sidecar.toml_lines",

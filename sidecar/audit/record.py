@@ -108,6 +108,8 @@ class Subject:
     stream: str
     role: Role
     session: str = ""
+    parents: tuple[str, ...] = ()
+    """Of a child session: the ids above it, the certified session's first."""
     agent: str = ""
     service: str = ""
     segment: str = ""
@@ -124,6 +126,8 @@ class Caller:
     method: str
     uid: int | None
     cgroup: int | None = None
+    over: str = ""
+    """``ipv4``, ``ipv6`` or ``unix``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,4 +320,4 @@ def _event(kind: Kind, at: Wall, what: str, facts: Facts) -> Record:
 def _present(part: Subject | Caller | Ruling | Ending | Traffic) -> dict[str, Value]:
     """The fields of ``part`` that say something: not None, not empty; 0 says something."""
     values = {one.name: getattr(part, one.name) for one in fields(part)}
-    return {name: value for name, value in values.items() if value not in (None, "", {})}
+    return {name: value for name, value in values.items() if value not in (None, "", {}, ())}

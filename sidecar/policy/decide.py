@@ -30,6 +30,7 @@ from pki.spiffe import IdKind, SpiffeId
 from sidecar.defaults import STALE_CUT_FACTOR
 from sidecar.policy.match import Rule
 from sidecar.policy.model import Agent, OnStale, Service, Verdict
+from sidecar.policy.narrowing import Narrowing
 from sidecar.reasons import Reason
 from sidecar.snapshot import Facts, LockInForce, Moment, Snapshot
 
@@ -42,7 +43,8 @@ class Request:
     """Which session wants which service, and what was verified of both ends.
 
     ``tool_node`` is the node beside the target. ``serials`` are the lineage serials, lower-case hex, and
-    ``not_after`` the earliest notAfter of all certificates of session and nodes under the stream.
+    ``not_after`` the earliest notAfter of all certificates of session and nodes under the stream. ``narrowing``: what
+    is left of the session for the child of it that asks.
     """
 
     session: SpiffeId
@@ -50,6 +52,7 @@ class Request:
     tool_node: str
     serials: tuple[str, ...]
     not_after: Wall
+    narrowing: Narrowing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def _case(request: Request, snapshot: Snapshot, moment: Moment, *, live: bool) -
         id=str(session),
         agent=name,
         session=session.session,
+        children=request.narrowing.children if request.narrowing else (),
         nodes=(session.node, request.tool_node),
         service=request.service,
         segment=segment,

@@ -6,9 +6,14 @@ speaks for its own sessions alone.
 
     message = "lockgate/prove/v1\0" || exporter || SHA-256(body as received)
     exporter = TLS-Exporter("EXPORTER-lockgate-prove-v1", SHA-256(opener SPKI || acceptor SPKI), 32)
+
+A child of a session is proven by its session's certificate and the steps that lead from there to the child
+(:mod:`sidecar.session.narrowing`). They are part of the body, so the proof of a child is never one of its session.
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from cryptography.exceptions import InvalidSignature
@@ -22,6 +27,8 @@ from pki.errors import RemoteError
 from pki.spiffe import IdKind
 from pki.spki import Key
 from pki.verify import Identity, verify
+from sidecar.policy.narrowing import Narrowing
+from sidecar.session import narrowing
 from sidecar.wire import STREAM_LIMITS, FrameType, Prove, ProveBody
 
 EXPORTER_LABEL = b"EXPORTER-lockgate-prove-v1"
@@ -31,27 +38,56 @@ PREFIX = b"lockgate/prove/v1\0"
 ProofRole = Literal["session", "node"]
 
 
-def prove(key: Key, chain: tuple[bytes, ...], exporter: bytes, role: ProofRole = "session") -> Prove:
-    """The PROVE of a key and its chain (leaf first, DER) on the connection that ``exporter`` is of."""
-    body = codec.encode(ProveBody(role=role, chain=list(chain)))
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A session or its child, or a renewed node: what was verified of it."""
+
+    identity: Identity
+    narrowing: Narrowing | None = None
+    """What is left of the session for its child; None: it is the session itself."""
+
+    @property
+    def name(self) -> str:
+        """The id that an OPEN names it by."""
+        return self.narrowing.children[-1] if self.narrowing else self.identity.id.session
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Of a child: the ids above it, the session's first."""
+        return (self.identity.id.session, *self.narrowing.children[:-1]) if self.narrowing else ()
+
+
+def prove(
+    key: Key,
+    chain: tuple[bytes, ...],
+    exporter: bytes,
+    role: ProofRole = "session",
+    steps: Sequence[bytes] = (),
+) -> Prove:
+    """The PROVE of a key and its chain (leaf first, DER) on the connection that ``exporter`` is of.
+
+    ``steps``: bodies of the narrowings from the session to the child that is to be proven.
+    """
+    body = codec.encode(ProveBody(role=role, chain=list(chain), narrowings=narrowing.sign(steps, key)))
     return Prove(body=body, signature=key.sign(_message(body, exporter), ec.ECDSA(hashes.SHA256())))
 
 
-def check(proof: Prove, exporter: bytes, peer: Identity, bundle: TrustBundle, at: Wall) -> Identity:
-    """The session, or the renewed peer, that ``proof`` proves; raises RemoteError naming what is wrong."""
+def check(proof: Prove, exporter: bytes, peer: Identity, bundle: TrustBundle, at: Wall) -> Proven:
+    """The session or child, or the renewed peer, that ``proof`` proves; raises RemoteError naming what is wrong."""
     body = codec.decode(proof.body, ProveBody, limit=STREAM_LIMITS[FrameType.PROVE], what="PROVE body")
     identity = verify(body.chain, bundle, at)
     if not isinstance(identity, Identity):
         raise RemoteError(f"PROVE: {identity}")
     if body.role == "session":
         _require_session(identity, peer)
-    elif (identity.id, identity.lineage) != (peer.id, peer.lineage):
+    elif (identity.id, identity.lineage) != (peer.id, peer.lineage) or body.narrowings:
         raise RemoteError(f"PROVE: {identity.id} is not the peer's next certificate")
     try:
         identity.public_key.verify(proof.signature, _message(proof.body, exporter), ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
         raise RemoteError(f"PROVE: not signed by {identity.id} on this connection") from None
-    return identity
+    # Last: each step costs a signature of its own.
+    return Proven(identity, narrowing.check(body.narrowings, identity) if body.narrowings else None)
 
 
 def _require_session(identity: Identity, peer: Identity) -> None:

@@ -73,7 +73,7 @@ class Side(Protocol):
 class RemoteArrival:
     """A stream to a tool beside another node."""
 
-    near: trio.SocketStream
+    near: trio.abc.HalfCloseableStream
     request: Request
     subject: Subject
     caller: Caller | None
@@ -230,7 +230,7 @@ class RemoteArrival:
         connection, standing = self.pooled.connection, self.side.node.standing()
         prove = wire.decode_as(wire.Prove, body, FrameType.PROVE)
         exporter = connection.exporter(proof.EXPORTER_LABEL)
-        identity = proof.check(prove, exporter, connection.identity, standing.bundle, standing.now)
+        identity = proof.check(prove, exporter, connection.identity, standing.bundle, standing.now).identity
         if identity.id != connection.peer:
             raise RemoteError("PROVE: sessions are proven by the node that opens streams")
         connection.identity = identity

@@ -12,7 +12,6 @@ from pki.clock import Wall
 from pki.errors import RemoteError
 from pki.framing import Frame
 from pki.spki import spki
-from pki.verify import Identity
 from sidecar import wire
 from sidecar.audit import record
 from sidecar.audit.record import Caller, Role, Ruling, Subject
@@ -25,6 +24,7 @@ from sidecar.proxy.carry import Carrier
 from sidecar.proxy.ends import close_hard, dial_target
 from sidecar.proxy.framed import FramedStream
 from sidecar.proxy.pool import MAX_IDLE
+from sidecar.proxy.proof import Proven
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 from sidecar.session.sessions import Session
@@ -46,8 +46,8 @@ class OpenArrival:
 
     connection: Connection
     ordinal: int
-    identity: Identity
-    """The session's, newest proof."""
+    proven: Proven
+    """The session's or child's, newest proof."""
     request: Request
     subject: Subject
     carrier: Carrier
@@ -64,8 +64,8 @@ class OpenArrival:
         self.near = FramedStream(self.connection)
 
     def current(self) -> Request:
-        ends = (self.identity.not_after, self.connection.identity.not_after, self.node.own_not_after)
-        serials = (*self.identity.serials, *self.connection.identity.serials, self.node.lineage())
+        ends = (self.proven.identity.not_after, self.connection.identity.not_after, self.node.own_not_after)
+        serials = (*self.proven.identity.serials, *self.connection.identity.serials, self.node.lineage())
         return replace(self.request, serials=serials, not_after=min(ends))
 
     async def show(self, renewed: Credential | Session) -> None:
@@ -129,11 +129,12 @@ class Node(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class _Proven:
+class _Proofs:
     """What a connection's peer has proven on it."""
 
     connection: Connection
-    sessions: dict[str, Identity] = field(default_factory=dict)
+    sessions: dict[str, Proven] = field(default_factory=dict)
+    """Sessions and children, by the id that an OPEN names."""
     count: int = 0
 
 
@@ -179,12 +180,12 @@ class ToolSide:
             raise RemoteError("more connections than streams could need")
 
     async def _serve_all(self, connection: Connection) -> None:
-        proven = _Proven(connection)
+        proofs = _Proofs(connection)
         ordinal = 0
         connection.frames.limits = wire.IDLE_LIMITS
         while (frame := await _next_frame(connection)) is not None:
             if frame.type == FrameType.PROVE:
-                self._take_proof(proven, frame.body)
+                self._take_proof(proofs, frame.body)
             elif frame.type == FrameType.OPEN:
                 opening = wire.decode_as(wire.Open, frame.body, FrameType.OPEN)
                 if opening.ordinal != ordinal:
@@ -194,7 +195,7 @@ class ToolSide:
                     raise RemoteError(f"OPEN of stream {opening.stream}, which is live")
                 ordinal += 1
                 connection.frames.limits = wire.STREAM_LIMITS
-                if not await self._serve_open(proven, opening):
+                if not await self._serve_open(proofs, opening):
                     return
                 connection.frames.limits = wire.IDLE_LIMITS
             elif frame.type == FrameType.RESET and ordinal:
@@ -202,18 +203,18 @@ class ToolSide:
             else:
                 raise RemoteError(f"frame type {frame.type} does not belong between streams")
 
-    def _take_proof(self, proven: _Proven, body: bytes) -> None:
+    def _take_proof(self, proofs: _Proofs, body: bytes) -> None:
         """A session, or the peer's own next certificate."""
-        proven.count += 1
-        if proven.count > CONNECTION_PROOFS:  # Each costs a signature and two chains.
+        proofs.count += 1
+        if proofs.count > CONNECTION_PROOFS:  # Each costs a signature and two chains.
             raise RemoteError(f"more than {CONNECTION_PROOFS} PROVEs on one connection")
-        identity = self._check_proof(proven.connection, body)
-        if identity.id == proven.connection.peer:
-            proven.connection.identity = identity
+        proven = self._check_proof(proofs.connection, body)
+        if proven.identity.id == proofs.connection.peer:
+            proofs.connection.identity = proven.identity
         else:
-            proven.sessions[identity.id.session] = identity
+            proofs.sessions[proven.name] = proven
 
-    def _check_proof(self, connection: Connection, body: bytes) -> Identity:
+    def _check_proof(self, connection: Connection, body: bytes) -> Proven:
         standing = self._node.standing()
         try:
             prove = wire.decode_as(wire.Prove, body, FrameType.PROVE)
@@ -229,10 +230,10 @@ class ToolSide:
         self._carrier.audit.append(record.denied(at, subject, ruling))
         self._on_refusal(Reason.BAD_PROOF, why)
 
-    async def _serve_open(self, proven: _Proven, opening: wire.Open) -> bool:
+    async def _serve_open(self, proofs: _Proofs, opening: wire.Open) -> bool:
         """One stream; whether the connection may carry the next."""
-        connection, identity = proven.connection, proven.sessions.get(opening.session)
-        if identity is None:
+        connection, proven = proofs.connection, proofs.sessions.get(opening.session)
+        if proven is None:
             self._record_bad_proof(
                 connection, f"OPEN for session {opening.session} without a PROVE", self._node.standing().now
             )
@@ -240,16 +241,16 @@ class ToolSide:
         arrival = OpenArrival(
             connection=connection,
             ordinal=opening.ordinal,
-            identity=identity,
-            request=self._request(connection, opening, identity),
-            subject=self._subject(connection, opening, identity),
+            proven=proven,
+            request=self._request(connection, opening, proven),
+            subject=self._subject(connection, opening, proven),
             carrier=self._carrier,
             node=self._node,
         )
 
         def proved_again(body: bytes) -> None:
-            self._take_proof(proven, body)
-            arrival.identity = proven.sessions[opening.session]
+            self._take_proof(proofs, body)
+            arrival.proven = proofs.sessions[opening.session]
             self._carrier.refresh()
 
         connection.on_prove = proved_again
@@ -259,23 +260,26 @@ class ToolSide:
             connection.on_prove = None
         return arrival.refused or arrival.near.whole
 
-    def _request(self, connection: Connection, opening: wire.Open, identity: Identity) -> Request:
+    def _request(self, connection: Connection, opening: wire.Open, proven: Proven) -> Request:
+        identity = proven.identity
         return Request(
             session=identity.id,
             service=opening.service,
             tool_node=self._node.name,
             serials=(*identity.serials, *connection.identity.serials, self._node.lineage()),
             not_after=min(identity.not_after, connection.identity.not_after, self._node.own_not_after),
+            narrowing=proven.narrowing,
         )
 
-    def _subject(self, connection: Connection, opening: wire.Open, identity: Identity) -> Subject:
+    def _subject(self, connection: Connection, opening: wire.Open, proven: Proven) -> Subject:
         policy = self._carrier.situation.sight().snapshot.policy
         service = policy.services.get(opening.service) if policy else None
         return Subject(
             stream=opening.stream,
             role=Role.TOOL,
-            session=identity.id.session,
-            agent=identity.id.name,
+            session=proven.name,
+            parents=proven.parents,
+            agent=proven.identity.id.name,
             service=opening.service,
             segment=service.segment.name if service else "",
             peer=connection.peer.name,

@@ -16,7 +16,8 @@ from sidecar.audit.chain import unseal
 from sidecar.config import load_ca_config, load_node_config
 from sidecar.policy.load import load_policy
 from sidecar.proxy.sockdiag import decode_reply
-from tests.authority import NOW, tiny_ca
+from sidecar.session.narrowing import read as read_narrowing
+from tests.authority import NOW, SESSION, tiny_ca
 
 BUNDLE = tiny_ca().bundle
 
@@ -42,6 +43,10 @@ def messages(data: bytes) -> None:
 
 def proofs(data: bytes) -> None:
     codec.decode(data, wire.ProveBody, limit=wire.STREAM_LIMITS[wire.FrameType.PROVE], what="PROVE body")
+
+
+def narrowings(data: bytes) -> None:
+    read_narrowing([data], SESSION)
 
 
 def chains(data: bytes) -> None:
@@ -93,6 +98,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] 
     "hello": (hello, (RemoteError,)),
     "messages": (messages, (RemoteError,)),
     "proofs": (proofs, (RemoteError,)),
+    "narrowings": (narrowings, (RemoteError,)),
     "chains": (chains, ()),
     "texts": (texts, ()),
     "statements": (statements, (RemoteError,)),

@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -14,8 +15,17 @@ from pki.ids import new_id
 from pki.svid import LeafPlan, leaf
 from pki.verify import Identity, verify
 from sidecar import wire
+from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.proof import check, prove
-from sidecar.wire import FrameType, Prove, ProveBody
+from sidecar.session.narrowing import child_id, make
+from sidecar.wire import (
+    MAX_CHILD_DEPTH,
+    MAX_NARROWING_BYTES,
+    MAX_NARROWING_SERVICES,
+    FrameType,
+    Prove,
+    ProveBody,
+)
 from tests.authority import NOW, new_key, new_serial, tiny_ca
 from tests.statements import Mint, Signatory
 
@@ -40,7 +50,7 @@ PEER, OTHER_PEER = identity_of(AGENTS_1), identity_of(MINT.node("tools-1"))
 
 def test_a_session_is_proven_on_its_connection() -> None:
     """By its own node, with what only the two ends can know."""
-    assert check(PROOF, EXPORTER, PEER, BUNDLE, NOW).id == SESSION.id
+    assert check(PROOF, EXPORTER, PEER, BUNDLE, NOW).identity.id == SESSION.id
 
 
 def test_the_signed_message_is_what_the_wire_format_says() -> None:
@@ -94,7 +104,7 @@ def test_either_end_may_prove_its_own_renewed_certificate() -> None:
     """A stream outlives the certificate that it began under; the exporter is still that of the handshake."""
     after = renewed(AGENTS_1, PEER.lineage)
     proof = prove(after.key, after.chain, EXPORTER, "node")
-    assert check(proof, EXPORTER, PEER, BUNDLE, NOW).id == PEER.id
+    assert check(proof, EXPORTER, PEER, BUNDLE, NOW).identity.id == PEER.id
     with pytest.raises(RemoteError, match="not signed by"):
         check(proof, OTHER_EXPORTER, PEER, BUNDLE, NOW)
 
@@ -118,6 +128,57 @@ def test_a_session_of_another_mesh_proves_nothing() -> None:
     """Its CA is none of ours, whatever it calls itself."""
     with pytest.raises(RemoteError, match="PROVE: certificate refused"):
         check(PROOF, EXPORTER, PEER, tiny_ca().bundle, NOW)
+
+
+LEFT = Narrowing(frozenset({"wiki"}), None, Wall(NOW + HOUR))
+STEP = make(SESSION.id.session, LEFT, bytes(16))
+
+
+def test_a_child_is_proven_behind_its_session() -> None:
+    """By the session's own certificate and key; it is named by its own id."""
+    proven = check(prove(SESSION.key, SESSION.chain, EXPORTER, steps=[STEP]), EXPORTER, PEER, BUNDLE, NOW)
+    assert (proven.identity.id, proven.name) == (SESSION.id, child_id(STEP))
+    assert proven.parents == (SESSION.id.session,)
+    assert proven.narrowing == replace(LEFT, children=(child_id(STEP),))
+
+
+def test_a_session_itself_is_proven_without_narrowings() -> None:
+    """Its name is its own, nothing is above it, and the body has no key that an older node does not know."""
+    proven = check(PROOF, EXPORTER, PEER, BUNDLE, NOW)
+    assert (proven.name, proven.parents, proven.narrowing) == (SESSION.id.session, (), None)
+    assert b"narrowings" not in PROOF.body
+
+
+def test_a_child_of_another_session_is_not_proven() -> None:
+    """Signed by the right key, and for somebody else."""
+    step = make(OTHER.id.session, LEFT, bytes(16))
+    with pytest.raises(RemoteError, match="a step is not of"):
+        check(prove(SESSION.key, SESSION.chain, EXPORTER, steps=[step]), EXPORTER, PEER, BUNDLE, NOW)
+
+
+def test_the_narrowings_are_part_of_what_is_signed() -> None:
+    """Taken out of a captured proof they leave no proof of the whole session."""
+    proof = prove(SESSION.key, SESSION.chain, EXPORTER, steps=[STEP])
+    bare = Prove(body=PROOF.body, signature=proof.signature)
+    with pytest.raises(RemoteError, match="not signed by"):
+        check(bare, EXPORTER, PEER, BUNDLE, NOW)
+
+
+def test_a_node_has_no_children() -> None:
+    """Its renewed certificate is proven as it is."""
+    after = renewed(AGENTS_1, PEER.lineage)
+    proof = prove(after.key, after.chain, EXPORTER, "node", [STEP])
+    with pytest.raises(RemoteError, match="is not the peer's next certificate"):
+        check(proof, EXPORTER, PEER, BUNDLE, NOW)
+
+
+def test_the_longest_chain_of_the_largest_steps_fits_its_frame() -> None:
+    """So what one node may make another can always be told."""
+    services = frozenset(f"{'s' * 60}-{number}" for number in range(10, 10 + MAX_NARROWING_SERVICES))
+    left = Narrowing(services, ("GET /" + "x" * 100,) * 9, Wall(2**53 - 1))
+    step = make(SESSION.id.session, left, bytes(16))
+    assert 3_000 < len(step) <= MAX_NARROWING_BYTES
+    wire.encode(prove(SESSION.key, SESSION.chain, EXPORTER, steps=[step] * MAX_CHILD_DEPTH))
 
 
 @pytest.mark.parametrize(

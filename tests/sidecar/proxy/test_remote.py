@@ -8,7 +8,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pki.clock import HOUR
 from pki.statement import Wire
-from pki.verify import Identity
 from sidecar import wire
 from sidecar.audit.record import Kind
 from sidecar.proxy import proof
@@ -60,10 +59,10 @@ def proofs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     checked: list[str] = []
     check = proof.check
 
-    def counting(*arguments: Any) -> Identity:
-        identity = check(*arguments)
-        checked.append(identity.id.session)
-        return identity
+    def counting(*arguments: Any) -> proof.Proven:
+        proven = check(*arguments)
+        checked.append(proven.name)
+        return proven
 
     monkeypatch.setattr(proof, "check", counting)
     return checked
