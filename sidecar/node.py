@@ -35,6 +35,7 @@ from sidecar.overlay import Connection, Overlay, Standing
 from sidecar.peering import Caps, Peering, contacts_of, dialable, is_member_identity
 from sidecar.proxy.agent import AgentSide, Kernel
 from sidecar.proxy.carry import Carrier, Sight
+from sidecar.proxy.local_tls import LocalTls
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.streams import Limits, LiveTable
 from sidecar.proxy.tool import ToolSide
@@ -89,7 +90,8 @@ class Node:
         caps = Caps(limits.handshakes, limits.handshakes_per_address)
         self.peering = Peering(credential.id, overlay, self.member, caps, self._serve_stream)
         self.tool = ToolSide(self, self.carrier, self.peering.refusals.note)
-        self.agent = AgentSide(self, self.carrier, self.pool, self.sessions, seams.kernel)
+        self.local_tls = LocalTls(self)
+        self.agent = AgentSide(self, self.carrier, self.pool, self.sessions, seams.kernel, self.local_tls)
         self.bindings = Bindings(self.name, self.agent.serve)
 
     # -- what the parts ask

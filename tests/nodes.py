@@ -22,6 +22,7 @@ from sidecar.peering import is_member_identity
 from sidecar.policy.model import Binding
 from sidecar.proxy.agent import AgentSide
 from sidecar.proxy.attribute import ESTABLISHED, SocketOwner
+from sidecar.proxy.local_tls import LocalTls
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.tool import ToolSide
 from sidecar.session.sessions import Session, Sessions
@@ -71,7 +72,7 @@ class InnerNode:
         self.overlay = Overlay(self.standing, self.mesh.dial)
         self.pool = Pool(self.overlay, self.mesh.clock, lambda: self.credential.chain)
         self.carrier = carrier(self.scene, self.log)
-        self.agent = AgentSide(self, self.carrier, self.pool, self.sessions, self.kernel)
+        self.agent = AgentSide(self, self.carrier, self.pool, self.sessions, self.kernel, LocalTls(self))
         self.tool = ToolSide(self, self.carrier, self._note)
 
     @property
@@ -240,14 +241,16 @@ class InnerMesh:
         """From agents-1 to tools-1, outside of any pool: for tests that speak frames themselves."""
         return await self.agents.overlay.dial(self.tools.address, self.tools.id, role)
 
-    async def call(self, service: str = "wiki", node: str = "agents-1") -> trio.SocketStream:
+    async def call(
+        self, service: str = "wiki", node: str = "agents-1", binding: Binding | None = None
+    ) -> trio.SocketStream:
         """A local caller's connection to the binding of ``service``, already handed to the agent's side."""
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
         async with listener:
             client = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
             accepted = await listener.accept()
         self._open += (client, accepted)
-        binding = Binding(agent="researcher", service=service, port=15001, line=0)
+        binding = binding or Binding(agent="researcher", service=service, port=15001, line=0)
         self._nursery.start_soon(self.nodes[node].agent.serve, accepted, binding)
         return client
 

@@ -49,6 +49,8 @@ PURE_CORES = (
     "sidecar.gossip.texts",
     "sidecar.policy",
     "sidecar.policy.target",
+    "sidecar.proxy.attribute",
+    "sidecar.proxy.local_certificate",
     "sidecar.proxy.proof",
     "sidecar.proxy.streams",
     "sidecar.reasons",

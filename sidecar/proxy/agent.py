@@ -8,7 +8,7 @@ from typing import Protocol
 import trio
 
 from pki.clock import Wall
-from pki.errors import LocalError
+from pki.errors import LocalError, LockgateError
 from pki.ids import ID_BYTES, new_id
 from pki.verify import Rejected, Rule, verify
 from sidecar.address import Address
@@ -18,10 +18,13 @@ from sidecar.identity import Credential
 from sidecar.net import tune
 from sidecar.overlay import Standing
 from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request, decide
-from sidecar.policy.model import Binding, Service
-from sidecar.proxy.attribute import Refused, SocketOwner, attribute
+from sidecar.policy.model import Binding, Callers, Service
+from sidecar.proxy.attribute import Method, Refused, SocketOwner, attribute
+from sidecar.proxy.callers import Over
 from sidecar.proxy.carry import Carrier
 from sidecar.proxy.ends import close_hard, dial_target
+from sidecar.proxy.local_certificate import Pin
+from sidecar.proxy.local_tls import LocalTls
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.remote import RemoteArrival
 from sidecar.proxy.sockdiag import Connection as KernelConnection
@@ -64,7 +67,7 @@ class Node(Protocol):
 class LocalArrival:
     """A stream to a tool beside this very node: the same steps without TLS; attribution stands for the proof."""
 
-    near: trio.SocketStream
+    near: trio.abc.HalfCloseableStream
     request: Request
     subject: Subject
     caller: Caller | None
@@ -113,22 +116,23 @@ class AgentSide:
     pool: Pool
     sessions: Sessions
     kernel: Kernel
+    local_tls: LocalTls
 
     async def serve(self, client: trio.SocketStream, binding: Binding) -> None:
         """One local connection, from accept to end."""
         tune(client)
-        found = self._attribute(client, binding)
+        near, found = await self._identify(client, binding)
         if isinstance(found, Refused):
-            caller = Caller("kernel", found.uid)
-            await self._refuse(client, self._subject(binding, None), caller, _denial(found, binding))
+            caller = Caller(binding.callers, found.uid, over=Over.of(client.socket))
+            await self._refuse(near, self._subject(binding, None), caller, _denial(found, binding))
             return
         session, caller = found
-        arrival = self._arrival(client, binding, session, caller)
+        arrival = self._arrival(near, binding, session, caller)
         unfit = self._judge_chains(session) if isinstance(arrival, LocalArrival) else None
         if unfit is None:
             await self.carrier.carry(arrival)
         else:
-            await self._refuse(client, arrival.subject, caller, unfit)
+            await self._refuse(near, arrival.subject, caller, unfit)
 
     def not_after(self, session: Session) -> Wall:
         """The earliest end of the certificates under a stream of ``session`` on this side, as of now."""
@@ -139,6 +143,28 @@ class AgentSide:
         """Of the certificates under a stream of ``session`` on this side, as of now."""
         newest = self.sessions.find(session.id.session) or session
         return (*newest.identity.serials, self.node.lineage())
+
+    async def _identify(
+        self, client: trio.SocketStream, binding: Binding
+    ) -> tuple[trio.abc.HalfCloseableStream, tuple[Session, Caller] | Refused]:
+        """Who calls, as the binding wants it known, and the stream to talk to him on."""
+        if binding.callers is Callers.KERNEL:
+            return client, self._attribute(client, binding)
+        try:
+            proven = await self.local_tls.accept(client, binding)
+        except LockgateError as error:
+            return client, Refused(Reason.BAD_PROOF, None, str(error))
+        return proven.stream, self._pinned(proven.pin, binding, Over.of(client.socket))
+
+    def _pinned(self, pin: Pin, binding: Binding, over: Over) -> tuple[Session, Caller] | Refused:
+        """The session that a client certificate is for, if it is for this binding."""
+        if (pin.agent, pin.service) != (binding.agent, binding.service):
+            hint = f"the client certificate is for agent {pin.agent} to service {pin.service}"
+            return Refused(Reason.WRONG_CALLER, None, hint)
+        session = self.sessions.find(pin.session)
+        if session is None or session.id.name != pin.agent:
+            return Refused(Reason.NO_SESSION, None, "the session of the client certificate has ended")
+        return session, Caller(Method.MTLS, None, over=over)
 
     def _attribute(self, client: trio.SocketStream, binding: Binding) -> tuple[Session, Caller] | Refused:
         uid = self.node.uid_of(binding.agent)
@@ -154,7 +180,7 @@ class AgentSide:
         session = self.sessions.find(found.session)
         if session is None:
             return Refused(Reason.NO_SESSION, found.uid)
-        return session, Caller(found.method, found.uid, found.cgroup_id)
+        return session, Caller(found.method, found.uid, found.cgroup_id, Over.of(client.socket))
 
     def _judge_chains(self, session: Session) -> Ruling | None:
         """No TLS and no PROVE tell on this node, so the chains under the stream are judged here, as a peer would."""
@@ -168,14 +194,14 @@ class AgentSide:
         return None
 
     async def _refuse(
-        self, client: trio.SocketStream, subject: Subject, caller: Caller, ruling: Ruling
+        self, near: trio.abc.HalfCloseableStream, subject: Subject, caller: Caller, ruling: Ruling
     ) -> None:
         """Before there is a request that could be decided."""
         self.carrier.audit.append(record.denied(self.carrier.clock.wall(), subject, ruling, caller))
-        await close_hard(client)
+        await close_hard(near)
 
     def _arrival(
-        self, client: trio.SocketStream, binding: Binding, session: Session, caller: Caller
+        self, near: trio.abc.HalfCloseableStream, binding: Binding, session: Session, caller: Caller
     ) -> LocalArrival | RemoteArrival:
         service = self._service(binding)
         request = Request(
@@ -184,22 +210,24 @@ class AgentSide:
             tool_node=self.node.name,
             serials=self.serials(session),
             not_after=self.not_after(session),
+            narrowing=session.narrowing,
         )
         subject = self._subject(binding, session)
         if service is not None and self.node.name in service.nodes:
             here = replace(subject, role=Role.BOTH)
-            return LocalArrival(client, request, here, caller, service, session, self)
+            return LocalArrival(near, request, here, caller, service, session, self)
         nodes = self._nodes_for(service, request)
         first = nodes[0] if nodes else ""
         there = replace(request, tool_node=first or self.node.name)
-        return RemoteArrival(client, there, replace(subject, peer=first), caller, session, self, nodes)
+        return RemoteArrival(near, there, replace(subject, peer=first), caller, session, self, nodes)
 
     def _subject(self, binding: Binding, session: Session | None) -> Subject:
         service = self._service(binding)
         return Subject(
             stream=new_id(secrets.token_bytes(ID_BYTES)),
             role=Role.AGENT,
-            session=session.id.session if session else "",
+            session=session.name if session else "",
+            parents=session.parents if session else (),
             agent=binding.agent,
             service=binding.service,
             segment=service.segment.name if service else "",
@@ -230,6 +258,8 @@ def _denial(refused: Refused, binding: Binding) -> Ruling:
 
 
 def _caller_hint(refused: Refused, binding: Binding) -> str:
+    if refused.hint:
+        return refused.hint[:MAX_HINT_CHARS]
     if refused.reason is Reason.WRONG_CALLER:
         return f"the caller does not run as agent {binding.agent}"
     if refused.reason is Reason.NO_SESSION:

@@ -57,6 +57,8 @@ class Method(StrEnum):
 
     CGROUP = "cgroup"
     UID = "uid"
+    MTLS = "mtls"
+    """By a client certificate of the binding: the kernel was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,11 @@ class Attribution:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The caller is no session, or not one alone. ``uid`` is None when no process held the socket."""
+    """The caller is no session, or not one alone. ``uid`` is None when no process held the socket, or none was asked."""
 
     reason: Reason
     uid: int | None
+    hint: str = ""
 
 
 def attribute(

@@ -7,19 +7,38 @@ one for the number alone, and a process of the same uid could then win a race fo
 (docs/threat-model.md). A caller that is gone is refused.
 """
 
+import errno
 import os
 import socket
-from contextlib import suppress
+import sys
+from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
 from pki.errors import LocalError
 from sidecar.peercred import peer_cred
 from sidecar.proxy.attribute import ESTABLISHED, SocketOwner
-from sidecar.proxy.sockdiag import Connection, SockDiag
+from sidecar.proxy.sockdiag import Connection, Endpoint, SockDiag
 
 SO_PEERPIDFD = 77
 MAX_PROC_BYTES = 65_536
 PROC = Path("/proc")
+
+
+class Over(StrEnum):
+    """What a caller came over, for the record."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+    UNIX = "unix"
+
+    @classmethod
+    def of(cls, accepted: Connection) -> Self:
+        """By the address of our own end, which it has also when the caller is gone."""
+        here = accepted.getsockname()
+        if not isinstance(here, tuple):
+            return cls("unix")
+        return cls("ipv4" if Endpoint.of(here).address.version == 4 else "ipv6")
 
 
 class Callers:
@@ -60,8 +79,15 @@ class Callers:
 
 def _pidfd(accepted: Connection, pid: int) -> int | None:
     """A handle on the very process at the other end; None when it is gone."""
-    with suppress(OSError):
-        return int.from_bytes(accepted.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4), "little", signed=True)
+    try:
+        return int.from_bytes(
+            accepted.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4), sys.byteorder, signed=True
+        )
+    except OSError as error:
+        # A kernel that knows the option and gives no handle says that the process is gone. To ask for its number
+        # then would be to ask for whoever has it now.
+        if error.errno != errno.ENOPROTOOPT:
+            return None
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:

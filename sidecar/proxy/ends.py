@@ -7,6 +7,7 @@ from contextlib import suppress
 import trio
 
 from pki.errors import LockgateError, UnreachableError
+from pki.tls.stream import TlsStream
 from sidecar.policy.model import Service
 from sidecar.proxy.arrival import EndedError
 from sidecar.proxy.dial import dial
@@ -31,7 +32,8 @@ async def dial_target(service: Service | None) -> trio.abc.HalfCloseableStream:
 
 async def close_hard(stream: trio.abc.AsyncResource) -> None:
     """Close with RST (SO_LINGER 0): queued bytes are dropped, and the peer cannot take it for a clean end."""
-    if isinstance(stream, trio.SocketStream):
+    wire = stream.transport if isinstance(stream, TlsStream) else stream
+    if isinstance(wire, trio.SocketStream):
         with suppress(OSError):  # Already gone.
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await trio.aclose_forcefully(stream)

@@ -70,7 +70,7 @@ async def test_an_admission_says_how_its_caller_was_known(mesh: InnerMesh) -> No
     """Method and uid stand in the record of the agent's node."""
     await mesh.ask()
     [admitted] = mesh.agents.log.of(Kind.ADMITTED)
-    assert admitted.fields["attribution"] == {"method": "uid", "uid": UID}
+    assert admitted.fields["attribution"] == {"method": "uid", "over": "ipv4", "uid": UID}
 
 
 async def test_a_service_that_left_the_policy_is_refused(mesh: InnerMesh) -> None:

@@ -1,5 +1,6 @@
 """Callers on Unix sockets, by real processes: who they are, and in which cgroup."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.proxy.attribute import ESTABLISHED
-from sidecar.proxy.callers import Callers
+from sidecar.proxy.callers import SO_PEERPIDFD, Callers, Over
 from sidecar.proxy.sockdiag import SockDiag
 from sidecar.session.cgroup import SessionCgroups
 from tests.authority import SESSION
@@ -109,3 +110,56 @@ def test_a_tcp_caller_is_looked_up_as_before(diag: SockDiag) -> None:
         with accepted:
             assert Callers(diag, None).caller_of(accepted) == diag.caller_of(accepted)
             assert caller.fileno() > 0
+
+
+class NoHandle:
+    """An accepted Unix connection of which the kernel gives no pidfd."""
+
+    def __init__(self, accepted: socket.socket, code: int) -> None:
+        self.accepted = accepted
+        self.code = code
+
+    def getsockname(self) -> str:
+        return str(self.accepted.getsockname())
+
+    def getpeername(self) -> str:
+        return str(self.accepted.getpeername())
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        if optname == SO_PEERPIDFD:
+            raise OSError(self.code, os.strerror(self.code))
+        return self.accepted.getsockopt(level, optname, buflen)
+
+
+@pytest.mark.parametrize(
+    ("code", "is_found"),
+    [(errno.ENOPROTOOPT, True), (errno.EINVAL, False), (errno.ESRCH, False), (errno.ENODATA, False)],
+)
+def test_only_an_old_kernel_is_asked_by_number(
+    listener: socket.socket, diag: SockDiag, code: int, is_found: bool
+) -> None:
+    """One that knows handles and has none says that the caller is gone: its number may be somebody else's by now."""
+    accepted, child = accept(listener)
+    owner = Callers(diag, None).caller_of(NoHandle(accepted, code))
+    finish(accepted, child)
+    assert (owner is not None) is is_found
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "over"),
+    [
+        (socket.AF_INET, "127.0.0.1", Over.IPV4),
+        (socket.AF_INET6, "::1", Over.IPV6),
+        (socket.AF_INET6, "::ffff:127.0.0.1", Over.IPV4),
+    ],
+)
+def test_a_record_can_say_what_a_caller_came_over(family: int, host: str, over: Over) -> None:
+    """By our own end's address; an IPv4-mapped one is IPv4."""
+    with socket.socket(family) as end:
+        end.bind((host, 0))
+        assert Over.of(end) is over
+
+
+def test_a_unix_socket_is_said_to_be_one(listener: socket.socket) -> None:
+    """Its name is a path, or none."""
+    assert Over.of(listener) is Over.UNIX
