@@ -102,9 +102,9 @@ class RemoteArrival:
         if isinstance(renewed, Credential):
             prove = proof.prove(renewed.key, renewed.chain, exporter, "node")
         elif renewed.id == self.session.id:
-            self.session = renewed
-            self.pooled.proven[renewed.id.session] = renewed.identity.serial
-            prove = proof.prove(renewed.key, renewed.identity.chain, exporter)
+            self.session = renewed.narrowed(self.session.child)
+            self.pooled.proven[self.session.name] = renewed.identity.serial
+            prove = _prove(self.session, exporter)
         else:
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -153,7 +153,7 @@ class RemoteArrival:
 
     async def _catch_up(self, pooled: Pooled) -> None:
         """Prove what was renewed while the stream was being opened, and could not be proven yet."""
-        newest = self.side.sessions.find(self.session.id.session)
+        newest = self.side.sessions.find(self.session.name)
         if newest is not None and newest.identity.serial != self.session.identity.serial:
             await self.show(newest)
         credential = self.side.node.standing().credential
@@ -201,10 +201,10 @@ class RemoteArrival:
         carrier.table.rebind(live, self._with_peer(pooled, self.request))
         carrier.judge(live)  # Now that the peer is known: it is not even asked when it is locked or revoked.
         frames = []
-        name = self.session.id.session
+        name = self.session.name
         if pooled.proven.get(name) != self.session.identity.serial:
             exporter = connection.exporter(proof.EXPORTER_LABEL)
-            frames.append(wire.encode(proof.prove(self.session.key, self.session.identity.chain, exporter)))
+            frames.append(wire.encode(_prove(self.session, exporter)))
             pooled.proven[name] = self.session.identity.serial
         opening = wire.Open(
             ordinal=pooled.ordinal,
@@ -244,6 +244,11 @@ class RemoteArrival:
             serials=(*request.serials, *identity.serials),
             not_after=min(request.not_after, identity.not_after),
         )
+
+
+def _prove(session: Session, exporter: bytes) -> wire.Prove:
+    steps = session.child.steps if session.child else ()
+    return proof.prove(session.key, session.identity.chain, exporter, steps=steps)
 
 
 class _LeftError(RemoteError):

@@ -8,13 +8,39 @@ from pki.errors import LocalError
 from pki.keys import Key
 from pki.spiffe import SpiffeId
 from pki.verify import Identity
+from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.attribute import Candidate
 from sidecar.session.cgroup import SessionCgroup, SessionCgroups
 
 
 @dataclass(frozen=True, slots=True)
+class Child:
+    """What makes a child of its session: the steps that narrow it, each a body of :mod:`sidecar.session.narrowing`."""
+
+    session: str
+    """The id of the certified session at the top, whose key signs."""
+    steps: tuple[bytes, ...]
+    narrowing: Narrowing
+    started: Wall
+    trace: str
+    cgroup: SessionCgroup
+
+    @property
+    def id(self) -> str:
+        return self.narrowing.children[-1]
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The ids above it, the certified session's first, its direct parent's last."""
+        return (self.session, *self.narrowing.children[:-1])
+
+    def candidate(self, uid: int) -> Candidate:
+        return Candidate(self.id, uid, self.cgroup.id)
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
-    """One run of one agent here. The key never leaves this process."""
+    """One run of one agent here, or a child of one. The key never leaves this process."""
 
     identity: Identity
     key: Key = field(repr=False)
@@ -23,6 +49,8 @@ class Session:
     trace: str
     """Its traceparent: the streams of a session are spans of one trace."""
     cgroup: SessionCgroup | None = None
+    child: Child | None = None
+    """Set on a child: identity and key are then those of the session that it is a child of."""
 
     @property
     def id(self) -> SpiffeId:
@@ -30,7 +58,27 @@ class Session:
 
     @property
     def candidate(self) -> Candidate:
-        return Candidate(self.id.session, self.uid, self.cgroup.id if self.cgroup else None)
+        return Candidate(self.name, self.uid, self.cgroup.id if self.cgroup else None)
+
+    @property
+    def name(self) -> str:
+        """The id that it is known by: the child's, or that in the certificate."""
+        return self.child.id if self.child else self.id.session
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        return self.child.parents if self.child else ()
+
+    @property
+    def narrowing(self) -> Narrowing | None:
+        """What a child has left; None: all that the policy gives."""
+        return self.child.narrowing if self.child else None
+
+    def narrowed(self, child: Child | None) -> "Session":
+        """The same as ``child``, which is one of its own; itself for None."""
+        if child is None:
+            return self
+        return replace(self, child=child, started=child.started, trace=child.trace, cgroup=child.cgroup)
 
 
 class Sessions:
@@ -42,6 +90,7 @@ class Sessions:
         """Ids of the session cgroups of this machine, of ended sessions and of another daemon's too."""
         self._cgroups = cgroups
         self._sessions: dict[str, Session] = {}
+        self._children: dict[str, Child] = {}
         self._left: list[SessionCgroup] = []
         """Of sessions that ended; each goes when the last process has left it."""
 
@@ -56,10 +105,20 @@ class Sessions:
         self._sessions[session.id.session] = session
 
     def find(self, name: str) -> Session | None:
-        return self._sessions.get(name)
+        """The session or child of this id. A child whose session has ended is gone with it."""
+        child = self._children.get(name)
+        session = self._sessions.get(child.session if child else name)
+        return session and session.narrowed(child)
+
+    def everyone(self) -> list[Session]:
+        """The sessions, and the children of those."""
+        return [*self, *(session.narrowed(child) for child, session in self._living())]
 
     def of_agent(self, agent: str) -> list[Candidate]:
-        return [session.candidate for session in self if session.id.name == agent]
+        return [
+            *(session.candidate for session in self if session.id.name == agent),
+            *(child.candidate(session.uid) for child, session in self._living() if session.id.name == agent),
+        ]
 
     def confine(self, session: Session, pid: int) -> Session:
         """Know the session by a cgroup of its own, which ``pid`` enters, where this daemon may make one."""
@@ -83,6 +142,26 @@ class Sessions:
             self._left.append(session.cgroup)
         return session
 
+    @property
+    def children(self) -> list[Child]:
+        """All that were entered and not taken out, of ended sessions too."""
+        return list(self._children.values())
+
+    def prepare(self, name: str) -> SessionCgroup | None:
+        """A cgroup for the child that is to be ``name``; None where this daemon can make none."""
+        cgroup = self._cgroups.create(name) if self._cgroups else None
+        if cgroup is not None:
+            self.claimed |= {cgroup.id}
+        return cgroup
+
+    def add_child(self, child: Child) -> None:
+        self._children[child.id] = child
+
+    def remove_child(self, child: Child) -> None:
+        """Take a child out. What runs in its cgroup lives on and reaches nothing."""
+        if self._children.pop(child.id, None):
+            self._left.append(child.cgroup)
+
     def sweep(self) -> None:
         """As the daemon starts: remove what a killed one left, as far as it is empty.
 
@@ -97,3 +176,9 @@ class Sessions:
         self._left = [cgroup for cgroup in self._left if not cgroup.remove()]
         if self._cgroups is not None:
             self.claimed = frozenset(one.id for one in self._cgroups.standing())
+
+    def _living(self) -> Iterator[tuple[Child, Session]]:
+        """The children whose session lives, with it."""
+        for child in self.children:
+            if session := self._sessions.get(child.session):
+                yield child, session
