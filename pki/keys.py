@@ -22,6 +22,7 @@ __all__ = [
     "save_private",
     "spki",
     "spki_sha256",
+    "to_pem",
 ]
 
 MAX_KEY_FILE_BYTES = 16_384
@@ -33,12 +34,16 @@ def generate() -> Key:
 
 
 def save(key: Key, path: Path, passphrase: bytes | None = None) -> None:
-    """Write ``key`` as PKCS #8 PEM, mode 0600, replaced atomically, durable on return."""
+    """Write ``key`` as :func:`to_pem` gives it, mode 0600, replaced atomically, durable on return."""
+    save_private(to_pem(key, passphrase), path)
+
+
+def to_pem(key: Key, passphrase: bytes | None = None) -> bytes:
+    """``key`` as PKCS #8 PEM, encrypted where there is a passphrase."""
     protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase is not None:
         protection = serialization.BestAvailableEncryption(passphrase)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
-    save_private(pem, path)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
 
 
 def save_private(data: bytes, path: Path) -> None:

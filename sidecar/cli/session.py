@@ -1,11 +1,13 @@
 """`lockgate session start | exec | ls | end`."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from pki.errors import LockgateError
+from sidecar.cli.client_certificate import client_certificate, write_client_certificates
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import ID, clock_time
 from sidecar.control.client import call
@@ -22,10 +24,23 @@ def session(settings: Settings) -> None:
 
 @session.command()
 @agent_option
+@click.option(
+    "--client-certificate",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write certificates for its mtls bindings into DIR.",
+)
 @settings_options
-def start(settings: Settings, agent: str) -> int:
+def start(settings: Settings, agent: str, folder: Path | None) -> int:
     """Start a session: processes of the agent's uid may use its bindings from now on."""
     answer = call(settings.paths.agent_sock, "POST", "/v1/sessions", {"agent": agent})
+    if folder is not None:
+        try:
+            answer |= write_client_certificates(settings, answer["session"], answer["uid"], folder)
+        except (LockgateError, OSError):
+            call(settings.paths.agent_sock, "DELETE", f"/v1/sessions/{answer['session']}")
+            raise
     lines = [f"  {service} {address}" for service, address in answer["services"].items()]
     settings.emit(answer, "\n".join([answer["session"], *lines]))
     return Exit.YES
@@ -77,6 +92,9 @@ def end(settings: Settings, session_id: str) -> int:
     answer = call(settings.paths.agent_sock, "DELETE", f"/v1/sessions/{session_id}")
     settings.emit(answer, f"ended {session_id}")
     return Exit.YES
+
+
+session.add_command(client_certificate)
 
 
 def environment(started: dict[str, Any]) -> dict[str, str]:

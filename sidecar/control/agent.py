@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from pki.codec import convert
 from pki.errors import RefusedError
+from sidecar.control import client_certificates
 from sidecar.control.unix import ERROR_HANDLERS, answer, body_of, caller_of, is_root
 from sidecar.node import Node
 from sidecar.peercred import PeerCred
@@ -40,14 +41,18 @@ def agent_app(node: Node) -> Starlette:
             session = node.sessions.confine(session, caller.pid)
         return answer(_started(node, session), 201)
 
+    def own(request: Request) -> Session:
+        session = node.sessions.find(request.path_params["id"])
+        if session is None or not _is_own(session, caller_of(request)):
+            raise RefusedError(f"session {request.path_params['id']}: you have no such session on this node")
+        return session
+
     async def show(request: Request) -> Response:
         mine = [session for session in node.sessions if _is_own(session, caller_of(request))]
         return answer({"sessions": [_session(session) for session in mine]})
 
     async def end(request: Request) -> Response:
-        session = node.sessions.find(request.path_params["id"])
-        if session is None or not _is_own(session, caller_of(request)):
-            raise RefusedError(f"session {request.path_params['id']}: you have no such session on this node")
+        session = own(request)
         node.life.end(session)
         return answer(_session(session))
 
@@ -56,6 +61,7 @@ def agent_app(node: Node) -> Starlette:
             Route("/v1/sessions", start, methods=["POST"]),
             Route("/v1/sessions", show, methods=["GET"]),
             Route("/v1/sessions/{id}", end, methods=["DELETE"]),
+            *client_certificates.routes(node, own),
         ],
         exception_handlers=ERROR_HANDLERS,
     )

@@ -1,0 +1,96 @@
+import base64
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+
+from pki import chain as chains
+from pki import svid
+from pki.certificate import read
+from sidecar.control.agent import agent_app
+from sidecar.peercred import PeerCred
+from sidecar.proxy.local_certificate import Pin, pin_of
+from tests.authority import NOW, new_key
+from tests.sidecar.ca.world import POLICY
+from tests.sidecar.control.world import Station, ask, message, station, with_policy
+from tests.statements import Mint
+
+RESEARCHER = PeerCred(pid=7, uid=1001, gid=1001)
+OTHER = PeerCred(pid=8, uid=1002, gid=1002)
+MTLS = POLICY.replace("listen = 15001", 'listen = 15001\ncallers = "mtls"')
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> Station:
+    node = station(tmp_path, Mint())
+    await with_policy(node, MTLS)
+    return node
+
+
+@pytest.fixture
+def app(node: Station) -> Starlette:
+    return agent_app(node)
+
+
+async def path_of_new_session(app: Starlette) -> str:
+    status, body = await ask(app, "POST", "/v1/sessions", {"agent": "researcher"}, caller=RESEARCHER)
+    assert status == 201, body
+    assert body["services"] == {"wiki": "localhost:15001"}
+    return f"/v1/sessions/{body['session']}/client-certificates"
+
+
+def wanted(service: str = "wiki") -> dict[str, str]:
+    return {"service": service, "csr": base64.b64encode(svid.request(new_key())).decode()}
+
+
+async def test_a_session_gets_a_certificate_for_a_binding_that_asks_for_one(
+    node: Station, app: Starlette
+) -> None:
+    """For its key, pinned to session and binding, for as long as the session's own; and what to check ours by."""
+    path = await path_of_new_session(app)
+    assert (await ask(app, "GET", path, caller=RESEARCHER))[1]["services"] == ["wiki"]
+    key = new_key()
+    csr = base64.b64encode(svid.request(key)).decode()
+    status, body = await ask(app, "POST", path, {"service": "wiki", "csr": csr}, caller=RESEARCHER)
+    assert status == 200, body
+    [session] = node.sessions
+    leaf = read(chains.from_pem(body["certificate"].encode())[0])
+    assert leaf.key == key.public_key()
+    assert pin_of(leaf, NOW) == Pin("researcher", "wiki", session.id.session)
+    assert leaf.not_after == body["not_after"] == session.identity.not_after
+    assert chains.from_pem(body["roots"].encode()) == node.member.bundle.roots
+
+
+async def test_a_binding_that_the_kernel_tells_needs_none(node: Station, app: Starlette) -> None:
+    """None of this session's bindings asks any more: the policy changed."""
+    path = await path_of_new_session(app)
+    await with_policy(node, POLICY, sequence=2)
+    assert (await ask(app, "GET", path, caller=RESEARCHER))[1]["services"] == []
+    said = await ask(app, "POST", path, wanted(), caller=RESEARCHER)
+    assert message(said) == 'agent researcher: no binding to wiki with callers = "mtls"'
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_another_user_gets_none(method: str, app: Starlette) -> None:
+    """A session's certificates are its user's, and root's."""
+    path = await path_of_new_session(app)
+    body = wanted() if method == "POST" else None
+    assert "you have no such session" in message(await ask(app, method, path, body, caller=OTHER))
+    assert (await ask(app, method, path, body))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ({"service": "wiki"}, "csr"),
+        ({"service": "wiki", "csr": "%"}, "client certificate"),
+        ({"service": "wiki", "csr": base64.b64encode(b"junk").decode()}, "not a readable PKCS #10 request"),
+        ({"service": "w" * 64, "csr": ""}, "service"),
+        ({**wanted(), "more": 1}, "more"),
+    ],
+    ids=["no key", "not base64", "not a request", "a long name", "a stranger"],
+)
+async def test_a_request_of_another_shape_is_refused(body: object, why: str, app: Starlette) -> None:
+    """With what is wrong."""
+    path = await path_of_new_session(app)
+    assert why in message(await ask(app, "POST", path, body, caller=RESEARCHER))
