@@ -80,9 +80,9 @@ class Mesh:
         os.kill(pid, signal.SIGKILL)
         until(lambda: _is_dead(pid), f"{member} to be dead")
 
-    def start(self, member: str) -> None:
+    def start(self, member: str, environment: dict[str, str] | None = None) -> None:
         """Start a daemon of a killed member's folder, as an admin would by hand; back once it answers."""
-        process = self.spawn(member)
+        process = self.spawn(member, environment)
 
         def answers() -> bool:
             assert process.poll() is None, (self.root / "logs" / f"{member}.log").read_text()
@@ -92,12 +92,13 @@ class Mesh:
 
         until(answers, f"{member} to answer")
 
-    def spawn(self, member: str) -> "subprocess.Popen[bytes]":
+    def spawn(self, member: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[bytes]":
         """The same without waiting."""
         verb = ["ca", "serve"] if member == "ca" else ["run"]
         with (self.root / "logs" / f"{member}.log").open("ab") as log:
             command = [*LOCKGATE, "--dir", str(self.member(member)), *verb]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            around = {**os.environ, **(environment or {})}
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=around)
         self.started.append(process)
         self.env[PIDS[member]] = str(process.pid)
         return process

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from pki.authority.enrol import Enrolment
 from pki.authority.register import Invitation
-from pki.clock import DAY, SECOND, Clock, Wall
+from pki.clock import DAY, SECOND, Wall
 from pki.codec import convert
 from pki.errors import RefusedError
 from pki.spiffe import IdKind
@@ -54,9 +54,7 @@ class Unlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Id
 
 
-def ca_app(
-    config: CaConfig, office: Office, enrolment: Enrolment, clock: Clock, reload: state.Reload
-) -> Starlette:
+def ca_app(config: CaConfig, office: Office, enrolment: Enrolment, reload: state.Reload) -> Starlette:
     """The API of the CA's admin.sock. ``reload`` reads ca.toml again."""
 
     async def status(_: Request) -> Response:
@@ -65,7 +63,7 @@ def ca_app(
     async def token(request: Request) -> Response:
         _require_root(request, "token create")
         wanted = convert(await body_of(request), CreateToken, what="token create")
-        now = clock.wall()
+        now = office.clock.wall()
         expires = Wall(now + wanted.ttl)
         invitation = Invitation(IdKind(wanted.kind), wanted.name, tuple(wanted.roles), expires)
         addresses = tuple(map(str, api_addresses(config)))
@@ -107,11 +105,13 @@ def _require_root(request: Request, what: str) -> None:
 
 def status_of(config: CaConfig, office: Office) -> dict[str, Any]:
     """What ``lockgate status --json`` prints of a CA."""
+    fault = office.clock.fault()
     return {
         **state.status_of(office.member, office.peering),
         "role": "ca",
         "name": config.name,
         "id": f"spiffe://{config.trust_domain}/ca/{config.name}",
         "dev": config.dev,
-        "ready": not office.member.unready,
+        "clock": fault,
+        "ready": not office.member.unready and not fault,
     }

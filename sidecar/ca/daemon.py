@@ -81,7 +81,7 @@ async def run(paths: Paths) -> None:
         context = _api_context(authority)
         app = application(issuer, hooks_of(config, office, clock))
         nursery.start_soon(serve, api, app, lambda: context, lambda: office.member.bundle, clock)
-        nursery.start_soon(serve_unix, admin, ca_app(config, office, Enrolment(issuer), clock, reread))
+        nursery.start_soon(serve_unix, admin, ca_app(config, office, Enrolment(issuer), reread))
         nursery.start_soon(office.peering.run, control, _no_contacts, lifecycle.boot_id())
         nursery.start_soon(office.adopt_all)
         nursery.start_soon(office.beat)
@@ -124,7 +124,7 @@ def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
         apply_policy=office.apply_policy,
         lift=office.lift,
         control_address=str(control_addresses(config)[0]),
-        clock=clock,
+        clock=office.clock,
         note=_noter(office.record, clock),
     )
 

@@ -7,7 +7,7 @@ Rules:
 2. One policy is applied at a time, and one lift: sequences come into force in their order, and what a demand was
    judged by is still so when the lift is signed.
 3. A demand works once: each id it names must be in force, and is not any more afterwards.
-4. All signing happens in one thread, off the loop.
+4. All signing happens in one thread, off the loop, and only while the time is known (:mod:`sidecar.ca.steady`).
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from pki.verify import Identity
 from sidecar import defaults
 from sidecar.audit.record import Record
 from sidecar.audit.statements import records_of
+from sidecar.ca.steady import SigningClock
 from sidecar.gossip.member import Member
 from sidecar.gossip.store import Entry
 from sidecar.objects import Objects
@@ -60,6 +61,7 @@ class Office:
         self.objects = objects
         self.record: Callable[[Record], None] = _unrecorded
         """Writes to the audit log; the daemon sets it."""
+        self.clock = SigningClock(clock, lambda: self.member.freshness)
         self._signer = signer
         self._clock = clock
         self._dev = dev
@@ -70,6 +72,7 @@ class Office:
         self._news = trio.Event()
         self._banned: set[str] = set()
         self._put_off: set[str] = set()
+        self._silent = False
 
     # -- what the member does through us
 
@@ -126,7 +129,7 @@ class Office:
         data = text.encode()
         policy = await trio.to_thread.run_sync(load_policy, data, FILE, limiter=self._checking)
         async with self._turn:
-            now, roster = self._clock.wall(), self.member.snapshot.roster
+            now, roster = self.clock.wall(), self.member.snapshot.roster
             judge_policy = partial(check, policy, roster, dev=self._dev, now=now)
             findings = await trio.to_thread.run_sync(judge_policy, limiter=self._checking)
             faults = [
@@ -150,7 +153,7 @@ class Office:
         """Judge an operator's demand, and publish the unlock that it asks for."""
         demand = parse(envelope)
         async with self._turn:
-            now = self._clock.wall()
+            now = self.clock.wall()
             body = self._judged(demand, identity, now)
             entries = [self._liftable(name, identity.id) for name in body.ids]
             span = Span(now, Wall(max(now + 1, *(entry.ends for entry in entries))))
@@ -161,7 +164,7 @@ class Office:
 
     async def order(self, body: Lock | Revocation, life: int) -> Statement:
         """A stop by the CA itself, of anything, an admin too: root on its host holds the key anyway."""
-        now = self._clock.wall()
+        now = self.clock.for_stops()
         span = Span(now, Wall(now + life))
         statement = await self._in_thread(self._signer.restriction, body, span)
         log.warning("ordered by root on this host", kind=statement.kind, target=str(body.target))
@@ -171,7 +174,7 @@ class Office:
     async def unlock_by_order(self, name: str) -> Statement:
         """The same for the end of a lock: it takes nobody else."""
         async with self._turn:
-            now = self._clock.wall()
+            now = self.clock.wall()
             entry = self._liftable(name, None)
             span = Span(now, Wall(max(now + 1, entry.ends)))
             statement = await self._in_thread(self._signer.lift, "unlock", Lift(ids=[name]), span)
@@ -204,8 +207,13 @@ class Office:
             await trio.sleep(HEARTBEAT_SECONDS)
 
     async def beat_once(self) -> None:
-        """One heartbeat, over what is held at this moment."""
-        member, now = self.member, self._clock.wall()
+        """One heartbeat, over what is held at this moment; none while the time is in doubt."""
+        was_silent, self._silent = self._silent, bool(fault := self.clock.fault())
+        if fault:
+            if not was_silent:
+                log.error("the CA signs nothing", why=fault)
+            return
+        member, now = self.member, self.clock.wall()
         body = Heartbeat(
             number=member.store.last_number(),
             policy_sequence=member.loaded.sequence,
@@ -249,7 +257,7 @@ class Office:
 
     async def _adopt(self, entry: Entry) -> None:
         """One that cannot be adopted stays in force by itself, and keeps no other from being adopted."""
-        original, span = entry.statement, Span(self._clock.wall(), Wall(entry.ends))
+        original, span = entry.statement, Span(self.clock.for_stops(), Wall(entry.ends))
         if span.expires <= span.issued:
             return
         try:
@@ -280,7 +288,7 @@ class Office:
         if line is None or self.member.snapshot.restrictions.revokes("serial", line):
             return
         whole = Revocation(target=Target(kind="serial", value=line), message=body.message)
-        span = Span(self._clock.wall(), Wall(expires))
+        span = Span(self.clock.for_stops(), Wall(expires))
         await self.publish(await self._in_thread(self._signer.restriction, whole, span))
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:

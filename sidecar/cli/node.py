@@ -97,6 +97,8 @@ def _state(answer: dict[str, Any]) -> list[str]:
         lines.append(f"  POLICY     {policy['fault']}; the old one stays")
     if answer["unready"]:
         lines.append(f"  UNREADY    {answer['unready']}")
+    if answer.get("clock"):
+        lines.append(f"  CLOCK      {answer['clock']}; until then the CA signs nothing")
     return lines
 
 

@@ -32,7 +32,7 @@ def app(bureau: Bureau) -> Starlette:
     async def reload() -> list[str]:
         return ["listen"]
 
-    return ca_app(CONFIG, bureau.office, Enrolment(bureau.issuer), bureau.clock, reload)
+    return ca_app(CONFIG, bureau.office, Enrolment(bureau.issuer), reload)
 
 
 async def test_status_tells_what_is_in_force_at_the_ca(bureau: Bureau, app: Starlette) -> None:
@@ -156,6 +156,6 @@ async def test_a_reload_that_is_refused_says_why(bureau: Bureau) -> None:
     async def reload() -> list[str]:
         raise LocalError("ca.toml: gone")
 
-    app = ca_app(CONFIG, bureau.office, Enrolment(bureau.issuer), bureau.clock, reload)
+    app = ca_app(CONFIG, bureau.office, Enrolment(bureau.issuer), reload)
     answer = await ask(app, "POST", "/v1/reload")
     assert (answer[0], message(answer)) == (400, "ca.toml: gone")
