@@ -155,7 +155,10 @@ class Judge(Protocol):
     """Decides on the requests of one stream, one at a time."""
 
     def decide(self, call: Call) -> Decision:
-        """What would be decided now. Counts and records nothing: to filter lists with."""
+        """What would be decided now. Counts and records nothing."""
+
+    def could(self, call: McpCall) -> bool:
+        """Whether it would be allowed now with some arguments; ``call`` has none. To filter lists with."""
 
     async def admit(self, call: Call, traceparent: bytes) -> Admission:
         """Decide. Unless refused, the request is in force until :meth:`ended`, and cut with its stream.
