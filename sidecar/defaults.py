@@ -18,6 +18,9 @@ CA_CONTROL_PORT = 7446
 SESSION_LIFETIME = HOUR
 NODE_LIFETIME = DAY
 OPERATOR_LIFETIME = 12 * HOUR
+CHILD_LIFE = HOUR
+CHILD_MAX_LIFE = DAY
+"""Of a child session, which has no certificate; it ends with its session in any case."""
 TOKEN_MAX_LIFETIME = 7 * DAY
 
 # Time and freshness
@@ -52,5 +55,7 @@ DRAIN = 30 * SECOND
 
 # Files that humans write
 TOML_BYTES = MIB
+POLICY_BYTES = 32 * MIB
+"""Of a policy that a program wrote: `policy apply --large`."""
 POLICY_PAIRS = 1_000_000
 """How many (agent, service or segment) pairs the rules of one policy may name in all: about 150 MB once indexed."""

@@ -1,0 +1,136 @@
+"""The life of child sessions: a process narrows what it and all that it starts may do, and cannot go back.
+
+    process ── agent.sock ──> who calls?  its cgroup says which session or child it is
+                              make        a step signed by no one yet: its digest is the child's id
+                              take in     the caller, by a handle on that very process, into a cgroup of the child's own
+
+A child is told from its parent by its cgroup and by nothing else: they run as one user, so a uid says nothing, and
+what is no secret from the parent's files is no secret from the child. Where this daemon can make no cgroup there are
+no children. The step is signed when it is proven, by the key that the session has then.
+
+A child ends with its time, with its session, with any child between, and when no process is in its cgroup any more.
+Its end is said to no other node: no other can be asked for it, since only this one can prove it, and its streams are
+cut here. A ``revoke session:CHILD`` of an operator does reach every node.
+"""
+
+from secrets import token_bytes
+
+from pki.clock import Wall
+from pki.errors import LocalError, RefusedError
+from sidecar.audit import record
+from sidecar.policy.narrowing import Narrowing
+from sidecar.proxy.carry import Carrier
+from sidecar.reasons import Reason
+from sidecar.session import narrowing
+from sidecar.session.cgroup import SessionCgroup
+from sidecar.session.sessions import Child, Session, Sessions
+from sidecar.traceparent import SPAN_ENTROPY
+from sidecar.traceparent import child as child_trace
+from sidecar.wire import MAX_CHILD_DEPTH, MAX_NARROWING_BYTES
+
+NONCE_BYTES = 16
+
+CHILDREN_PER_UID = 256
+"""Live at a time: each is a cgroup, and any process in a session may ask for one."""
+
+
+class ChildLife:
+    """Starts and ends the children of a node's sessions."""
+
+    def __init__(self, sessions: Sessions, carrier: Carrier) -> None:
+        self._sessions = sessions
+        self._carrier = carrier
+
+    def start(self, parent: Session, left: Narrowing, pidfd: int) -> Session:
+        """A child of ``parent`` (a session or child) with the rights in ``left``, which the process behind ``pidfd`` becomes.
+
+        Raises RefusedError, or RemoteError for rights that the parent has not.
+        """
+        self._require_room(parent)
+        steps = parent.child.steps if parent.child else ()
+        body = narrowing.make(parent.name, left, token_bytes(NONCE_BYTES))
+        if len(body) > MAX_NARROWING_BYTES:
+            raise RefusedError(f"child: {len(body)} bytes of services and operations, name fewer")
+        found = narrowing.read([*steps, body], parent.id.session)
+        child = Child(
+            session=parent.id.session,
+            steps=(*steps, body),
+            narrowing=found,
+            started=self._carrier.clock.wall(),
+            trace=child_trace(parent.trace, token_bytes(SPAN_ENTROPY)),
+            cgroup=self._confine(found.children[-1], pidfd),
+        )
+        self._sessions.add_child(child)
+        self._note("started", child, parent.id.name, _facts(child, parent.uid))
+        return parent.narrowed(child)
+
+    def end(self, child: Child, why: str = "") -> None:
+        """End a child and all below it, here and at once; their streams are cut."""
+        for one in self._sessions.children:
+            if one is not child and child.id not in one.parents:
+                continue
+            session = self._sessions.find(one.id)
+            self._sessions.remove_child(one)
+            self._note("ended", one, session.id.name if session else "", {"why": why} if why else {})
+        for live in list(self._carrier.table):
+            left = live.request.narrowing
+            if left is not None and child.id in left.children:
+                live.cut(Reason.REVOKED, "session ended")
+
+    def tidy(self, now: Wall) -> None:
+        """End the children that time, their session's end or their processes' leave nothing of. Once a second."""
+        for child in self._sessions.children:
+            if why := self._over(child, now):
+                self.end(child, why)
+
+    def _over(self, child: Child, now: Wall) -> str:
+        if self._sessions.find(child.session) is None:
+            return "its session ended"
+        if now >= child.narrowing.not_after:
+            return "its time is over"
+        return "" if _is_populated(child.cgroup) else "its last process is gone"
+
+    def _require_room(self, parent: Session) -> None:
+        if len(parent.parents) >= MAX_CHILD_DEPTH:
+            raise RefusedError(f"child: {MAX_CHILD_DEPTH} below a session, and no deeper")
+        of_uid = [one for one in self._sessions.everyone() if one.child and one.uid == parent.uid]
+        if len(of_uid) >= CHILDREN_PER_UID:
+            raise RefusedError(f"uid {parent.uid}: has {CHILDREN_PER_UID} children on this node; end some")
+
+    def _confine(self, name: str, pidfd: int) -> SessionCgroup:
+        """The child's own cgroup with the process in it; raises RefusedError."""
+        cgroup = self._sessions.prepare(name)
+        if cgroup is None:
+            raise RefusedError(
+                "child: this node can give it no cgroup, and would not know it from its parent;"
+                " the daemon has to run as root, on a machine with cgroup v2"
+            )
+        try:
+            cgroup.take_in(pidfd)
+        except LocalError as error:
+            cgroup.remove()
+            raise RefusedError(f"child: {error}") from None
+        return cgroup
+
+    def _note(self, what: str, child: Child, agent: str, facts: record.Facts) -> None:
+        now = self._carrier.clock.wall()
+        known: record.Facts = {"parents": list[record.Value](child.parents), **facts}
+        self._carrier.audit.append(record.session(now, what, child.id, agent, known))
+
+
+def _facts(child: Child, uid: int) -> record.Facts:
+    left = child.narrowing
+    return {
+        "uid": uid,
+        "services": list[record.Value](sorted(left.services)),
+        "operations": None if left.operations is None else list[record.Value](left.operations),
+        "not_after": left.not_after,
+        "trace": child.trace,
+    }
+
+
+def _is_populated(cgroup: SessionCgroup) -> bool:
+    try:
+        return cgroup.populated()
+    except LocalError:
+        return True
