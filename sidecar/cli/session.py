@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pki.errors import LockgateError
+from sidecar.cli.child import child, why
 from sidecar.cli.client_certificate import client_certificate, write_client_certificates
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import ID, clock_time
@@ -20,6 +21,10 @@ agent_option = click.option("--agent", required=True, help="The agent of the pol
 @settings_options
 def session(settings: Settings) -> None:
     """Runs of agents on this node."""
+
+
+session.add_command(child)
+session.add_command(why)
 
 
 @session.command()
