@@ -18,6 +18,7 @@ from pki.judge import Word
 from pki.spiffe import SpiffeId
 from pki.statement import Statement, Wire
 from sidecar.address import Address
+from sidecar.audit.overheard import Overheard
 from sidecar.audit.statements import records_of
 from sidecar.audit.writer import AuditWriter
 from sidecar.bindings import Bindings
@@ -41,7 +42,9 @@ from sidecar.proxy.streams import Limits, LiveTable
 from sidecar.proxy.tool import ToolSide
 from sidecar.receipts import receipts
 from sidecar.session.cgroup import SessionCgroups
+from sidecar.session.children import ChildLife
 from sidecar.session.life import SessionLife, Surroundings
+from sidecar.session.refusals import RefusalRing
 from sidecar.session.sessions import Sessions
 from sidecar.session.users import uid_fault, uid_of
 from sidecar.snapshot import Snapshot
@@ -72,13 +75,15 @@ class Node:
         self.draining = False
         limits = config.limits
         self.sessions = Sessions(seams.cgroups)
+        self.refusals = RefusalRing()
         self.member = Member(seams.journal, seams.objects, bundle, seams.clock, self)
+        self.member.node = self.name
         overlay = Overlay(self.standing, dial_tcp)
         self.pool = Pool(overlay, seams.clock, lambda: self.credential.chain)
         self.carrier = Carrier(
             situation=self,
             table=LiveTable(),
-            audit=seams.audit,
+            audit=Overheard(seams.audit, self.refusals.note),
             clock=seams.clock,
             limits=Limits(limits.idle, limits.half_close_idle, limits.lifetime),
             max_streams=min(limits.streams, room_for_streams()),
@@ -87,6 +92,7 @@ class Node:
         self.outbox = Outbox(self.member, self._unsaid)
         around = Surroundings(self.member, self.carrier, self.certificates, self.outbox)
         self.life = SessionLife(self.sessions, around)
+        self.children = ChildLife(self.sessions, self.carrier)
         caps = Caps(limits.handshakes, limits.handshakes_per_address)
         self.peering = Peering(credential.id, overlay, self.member, caps, self._serve_stream)
         self.tool = ToolSide(self, self.carrier, self.peering.refusals.note)
@@ -184,7 +190,9 @@ class Node:
             now = clock.boot()
             table.redecide(self.member.snapshot, self.member.moment(), now)
             table.overdue(now)
+            self.life.watch(now)
             self.carrier.cut_unrecorded()
+            self.children.tidy(self.member.moment().now)
             self.sessions.tidy()
             deadline = table.next_deadline()
             wait = 1.0 if deadline is None else (deadline - clock.boot()) / 1_000_000

@@ -51,7 +51,7 @@ class OwnCertificate(Protocol):
 class LiveSessions(Protocol):
     """The sessions' (:class:`sidecar.session.life.SessionLife`)."""
 
-    def live(self) -> Iterable[Session]: ...
+    def renewable(self) -> Iterable[Session]: ...
     def take_up_session(self, session: Session, identity: Identity, key: Key, spawn: Spawn) -> None: ...
 
 
@@ -81,7 +81,7 @@ class Renewals:
         now = self._clock.wall()
         own = self._own.identity
         plans = {own.serial: await self._follow(own, now, partial(self._renew_node, spawn))}
-        for session in self._sessions.live():
+        for session in self._sessions.renewable():
             identity = session.identity
             if now < identity.not_after:
                 renew = partial(self._renew_session, session, spawn)

@@ -1,5 +1,9 @@
 """The agent socket of a node, open to every local user: a caller sees and ends its own sessions only."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -10,36 +14,60 @@ from starlette.routing import Route
 
 from pki.codec import convert
 from pki.errors import RefusedError
-from sidecar.control import client_certificates
-from sidecar.control.unix import ERROR_HANDLERS, answer, body_of, caller_of, is_root
+from sidecar.control import SCHEMA_VERSION, client_certificates
+from sidecar.control.unix import (
+    ERROR_HANDLERS,
+    answer,
+    body_of,
+    caller_of,
+    connection_of,
+    is_root,
+    step_aside,
+)
 from sidecar.node import Node
 from sidecar.peercred import PeerCred
+from sidecar.pidfd import peer_pidfd
+from sidecar.session.hold import HeldResponse, Hold
+from sidecar.session.life import Wish
 from sidecar.session.sessions import Session
-
-SESSIONS_PER_UID = 256
-"""Live at a time: each is a certificate, renewed for as long as it lives, and any user may ask for one."""
+from sidecar.session.starts import Starts
 
 
 class StartSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``own_cgroup``: the caller's process (and what it starts) is to be known by a cgroup of the session's own."""
+    """What is asked for.
+
+    ``own_cgroup``: the caller's process (and what it starts) is to be known by a cgroup of the session's own.
+    ``hold``: the session lives no longer than this connection (:mod:`sidecar.session.hold`).
+    ``export``: its certificate, key and trust bundle are told on that connection, so it takes ``hold``.
+    """
 
     agent: Annotated[str, msgspec.Meta(max_length=63)]
     own_cgroup: bool = False
+    hold: bool = False
+    export: bool = False
 
 
 def agent_app(node: Node) -> Starlette:
     """The API of agent.sock."""
+    starts = Starts()
 
     async def start(request: Request) -> Response:
         wanted = convert(await body_of(request), StartSession, what="session start")
-        caller = caller_of(request)
-        uid = _entitled_uid(node, wanted.agent, caller)
-        if sum(one.uid == uid for one in node.life.live()) >= SESSIONS_PER_UID:
-            raise RefusedError(f"uid {uid}: has {SESSIONS_PER_UID} sessions on this node already; end some")
-        session = await node.life.start(wanted.agent, uid)
-        if wanted.own_cgroup:
-            session = node.sessions.confine(session, caller.pid)
-        return answer(_started(node, session), 201)
+        uid = _entitled_uid(node, wanted.agent, caller_of(request))
+        if wanted.export and not wanted.hold:
+            raise RefusedError(
+                "session: exported credentials are told on the connection that holds it; add hold"
+            )
+        hold = Hold() if wanted.hold else None
+        with _counted(node, starts, uid), _caller_process(request, wanted) as pidfd:
+            session = await node.life.start(wanted.agent, uid, Wish(pidfd, hold, wanted.export))
+        started = _started(node, session)
+        if hold is None:
+            return answer(started, 201)
+        step_aside(request)
+        exported = node.life.exported(session) if wanted.export else {}
+        first = {"schema_version": SCHEMA_VERSION, **started, **exported}
+        return HeldResponse(first, hold, partial(node.life.let_go, session))
 
     def own(request: Request) -> Session:
         session = node.sessions.find(request.path_params["id"])
@@ -48,18 +76,24 @@ def agent_app(node: Node) -> Starlette:
         return session
 
     async def show(request: Request) -> Response:
+        return answer(_started(node, own(request)))
+
+    async def list_own(request: Request) -> Response:
         mine = [session for session in node.sessions if _is_own(session, caller_of(request))]
         return answer({"sessions": [_session(session) for session in mine]})
 
     async def end(request: Request) -> Response:
         session = own(request)
-        node.life.end(session)
-        return answer(_session(session))
+        last = request.query_params.get("when") != "alone" or _is_alone(session, caller_of(request))
+        if last:
+            node.life.end(session)
+        return answer({**_session(session), "ended": last})
 
     return Starlette(
         routes=[
             Route("/v1/sessions", start, methods=["POST"]),
-            Route("/v1/sessions", show, methods=["GET"]),
+            Route("/v1/sessions", list_own, methods=["GET"]),
+            Route("/v1/sessions/{id}", show, methods=["GET"]),
             Route("/v1/sessions/{id}", end, methods=["DELETE"]),
             *client_certificates.routes(node, own),
         ],
@@ -79,6 +113,34 @@ def _entitled_uid(node: Node, agent: str, caller: PeerCred) -> int:
     return uid
 
 
+@contextmanager
+def _counted(node: Node, starts: Starts, uid: int) -> Iterator[None]:
+    """One start of a session; raises RefusedError when this user has had enough."""
+    live = sum(one.uid == uid for one in node.life.live())
+    if refused := starts.begin(uid, live, node.seams.clock.boot()):
+        raise RefusedError(refused)
+    try:
+        yield
+    finally:
+        starts.finish(uid)
+
+
+@contextmanager
+def _caller_process(request: Request, wanted: StartSession) -> Iterator[int | None]:
+    """A pidfd of the caller, where it is to be known by a cgroup; None, too, when it is gone already."""
+    pidfd = peer_pidfd(connection_of(request), caller_of(request).pid) if wanted.own_cgroup else None
+    try:
+        yield pidfd
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def _is_alone(session: Session, caller: PeerCred) -> bool:
+    """Whether nobody but the caller is left in the session, as far as its cgroup tells."""
+    return session.cgroup is None or set(session.cgroup.members()) <= {caller.pid}
+
+
 def _is_own(session: Session, caller: PeerCred) -> bool:
     return caller.uid == session.uid or is_root(caller)
 
@@ -92,6 +154,7 @@ def _session(session: Session) -> dict[str, Any]:
         "started": session.started,
         "not_after": session.identity.not_after,
         "attribution": "cgroup" if session.cgroup else "uid",
+        "exported": session.exported,
     }
 
 

@@ -1,4 +1,4 @@
-"""Serve an ASGI app on a Unix socket. Each request carries the caller's kernel credentials in its scope."""
+"""Serve an ASGI app on a Unix socket. Each request carries the caller's kernel credentials, and its connection."""
 
 import os
 from collections import Counter
@@ -19,8 +19,11 @@ from sidecar.control import SCHEMA_VERSION
 from sidecar.log import Refusals
 from sidecar.net import accept_forever
 from sidecar.peercred import PeerCred, peer_cred
+from sidecar.proxy.sockdiag import Connection
 
 CALLER = "lockgate.caller"
+CONNECTION = "lockgate.connection"
+STEP_ASIDE = "lockgate.step-aside"
 
 CALLS_PER_UID = 64
 """Connections at a time: every local user may open the agent's socket, and none may use up our descriptors."""
@@ -42,16 +45,37 @@ async def serve_unix(listener: trio.SocketListener, app: ASGIApp) -> None:
             refusals.note("limit", "too many calls at once on a control socket", uid=caller.uid)
             await trio.aclose_forcefully(stream)
             return
-        live[caller.uid] += 1
+        slot = _Slot(live, caller.uid)
         try:
-            await serve_connection(stream, app, extra={CALLER: caller})
+            extra = {CALLER: caller, CONNECTION: stream.socket, STEP_ASIDE: slot.give_back}
+            await serve_connection(stream, app, extra=extra)
         finally:
-            live.subtract((caller.uid,))
+            slot.give_back()
 
     async with listener:
         await accept_forever(
             listener, handle, lambda: refusals.note("full", "no descriptors left, a control socket pauses")
         )
+
+
+class _Slot:
+    """A uid's share of the calls at a time."""
+
+    def __init__(self, live: Counter[int], uid: int) -> None:
+        self._live: Counter[int] | None = live
+        self._uid = uid
+        live[uid] += 1
+
+    def give_back(self) -> None:
+        """Again is nothing."""
+        if self._live is not None:
+            self._live.subtract((self._uid,))
+            self._live = None
+
+
+def step_aside(request: Request) -> None:
+    """Count this call no more: it will last, and must not keep its caller from making others."""
+    request.scope[STEP_ASIDE]()
 
 
 def caller_of(request: Request) -> PeerCred:
@@ -60,6 +84,12 @@ def caller_of(request: Request) -> PeerCred:
     if not isinstance(caller, PeerCred):
         raise LocalError("control socket: a request without credentials")
     return caller
+
+
+def connection_of(request: Request) -> Connection:
+    """The connection that this request came by: the kernel knows the process at its other end."""
+    connection: Connection = request.scope[CONNECTION]
+    return connection
 
 
 def is_root(caller: PeerCred) -> bool:

@@ -127,6 +127,7 @@ class AgentSide:
             await self._refuse(near, self._subject(binding, None), caller, _denial(found, binding))
             return
         session, caller = found
+        self.sessions.used(session.id.session, self.carrier.clock.boot())
         arrival = self._arrival(near, binding, session, caller)
         unfit = self._judge_chains(session) if isinstance(arrival, LocalArrival) else None
         if unfit is None:

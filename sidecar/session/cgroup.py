@@ -1,6 +1,6 @@
 """A cgroup for each session, so that the kernel can tell one agent's sessions apart.
 
-    <cgroup v2 mount>/lockgate/<session>        root-owned; membership only, no controllers
+    <cgroup v2 mount>/lockgate/<session>        root-owned, 0700; membership only, no controllers
 
 A socket carries the cgroup its creator was in, and sock_diag reports that by id: the inode number of the
 directory, which the kernel uses once between boots. It is attribution only as long as no agent can move itself:
@@ -8,20 +8,25 @@ directory, which the kernel uses once between boots. It is attribution only as l
 - The directories belong to root. Without the rights, on a read-only mount, or on a machine without cgroup v2
   none is made: :meth:`SessionCgroups.create` logs why and gives None, and the session is known by its uid.
   A tree that somebody else owns or may write is refused: he could walk from session to session.
-- A process enters first, before it gives up root and before it makes a socket.
-- A name is used once. What a killed daemon left behind is removed by :meth:`SessionCgroups.sweep`, never taken
-  over, and what still has processes in it is handed to the caller to kill.
+- A process enters first, before it gives up root and before it makes a socket. It is named by a pidfd: the number
+  of one that died may be a stranger's by now, and he would be moved in its place.
+- A name is used once. A daemon holds a lock on each cgroup that it made (flock(2)), which ends with the daemon,
+  however it ends. What nobody holds is of a session that no daemon knows any more: it is removed when it is empty
+  (:meth:`SessionCgroups.sweep`), never taken over. Its processes are not killed, since a daemon's crash must not
+  end an agent's work; they reach nothing, and ``lockgate status`` names them.
 
 The mount is looked up in /proc/self/mountinfo: on a hybrid hierarchy it is /sys/fs/cgroup/unified.
 Formats: Documentation/admin-guide/cgroup-v2.rst, proc_pid_mountinfo(5).
 """
 
 import errno
+import fcntl
 import os
 import re
 import stat
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -29,16 +34,31 @@ import structlog
 
 from pki.errors import LocalError
 from pki.ids import is_id
+from sidecar.pidfd import pid_of
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 TREE = "lockgate"
 
 _ROOT_UID = 0
-_MAX_EVENTS_BYTES = 4096
+_MAX_FILE_BYTES = 65_536
 _GONE = (errno.ENOENT, errno.ENODEV)  # removed before it was opened, or while it was open
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 _log = structlog.get_logger(__name__)
+
+
+class Claim:
+    """A lock on a cgroup's directory that stands for as long as this process, or until it is released."""
+
+    def __init__(self, path: Path) -> None:
+        self._held: int | None = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._held, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Again is nothing: the descriptor may be somebody else's by then."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +69,8 @@ class SessionCgroup:
     path: Path
     id: int
     """Inode number of the directory: the cgroup id that sock_diag reports."""
+    claim: "Claim | None" = field(default=None, compare=False, repr=False)
+    """Our lock on it, where it is ours."""
 
     def enter(self, pid: int = 0) -> None:
         """Move a process into it, all its threads, by default the calling one; raises LocalError."""
@@ -56,6 +78,24 @@ class SessionCgroup:
             _write(self.path / "cgroup.procs", str(pid))
         except OSError as error:
             raise self._fault("cannot enter it", error) from error
+
+    def take_in(self, pidfd: int) -> None:
+        """Move the process behind ``pidfd`` into it; raises LocalError when it is dead, and then nobody is in it."""
+        try:
+            pid = pid_of(pidfd)
+            self.enter(pid)
+            if pid_of(pidfd) != pid:
+                raise ProcessLookupError
+        except ProcessLookupError:
+            self._turn_out()
+            raise LocalError(f"cgroup of session {self.session}: the process that asked is gone") from None
+
+    def members(self) -> list[int]:
+        """The processes in it, by their number in our namespace; none once it is gone."""
+        try:
+            return [int(line) for line in _read(self.path / "cgroup.procs").splitlines()]
+        except OSError:
+            return []
 
     def populated(self) -> bool:
         """Whether a live process is in it or below; False once it is gone; raises LocalError."""
@@ -85,8 +125,17 @@ class SessionCgroup:
         try:
             self.path.rmdir()
         except OSError as error:
-            return error.errno in _GONE
+            if error.errno not in _GONE:
+                return False
+        if self.claim is not None:
+            self.claim.release()
         return True
+
+    def _turn_out(self) -> None:
+        """A process that died as we moved it may have left its number to a stranger, who is now here by our mistake."""
+        for pid in self.members():
+            with suppress(OSError):
+                _write(self.path.parent.parent / "cgroup.procs", str(pid))
 
     def _fault(self, what: str, error: OSError) -> LocalError:
         return LocalError(f"cgroup of session {self.session}: {what} ({error.strerror})")
@@ -135,23 +184,25 @@ class SessionCgroups:
         return [SessionCgroup(one.name, Path(one.path), one.inode()) for one in found]
 
     def sweep(self, live: Container[str]) -> list[SessionCgroup]:
-        """Remove the empty cgroups of sessions not in ``live``; the others of those, still populated.
-
-        For the start of a daemon: a session that is just being started has an empty one too.
-        """
-        stale = [one for one in self.standing() if one.session not in live]
-        return [one for one in stale if one.populated() or not one.remove()]
+        """Remove the empty cgroups of sessions that no daemon knows; the others of those, still populated."""
+        if self.mount is None or not (self.mount / TREE).is_dir():
+            return []
+        with _locked(self.mount / TREE):
+            stale = [one for one in self.standing() if one.session not in live and not _is_claimed(one.path)]
+            return [one for one in stale if one.populated() or not one.remove()]
 
     def _make(self, session: str) -> SessionCgroup:
         if self.mount is None:
             raise LocalError("cgroup v2 is not mounted")
         tree = self.mount / TREE
-        tree.mkdir(mode=0o755, exist_ok=True)
+        tree.mkdir(mode=0o700, exist_ok=True)
         if not self._is_ours(tree.lstat()):
             raise LocalError(f"{tree} is not a directory that only root may write")
+        tree.chmod(0o700)  # Nobody else may open it, and so hold a lock on it.
         path = tree / session
-        path.mkdir(mode=0o755)
-        return SessionCgroup(session, path, path.lstat().st_ino)
+        with _locked(tree):  # Before our claim stands, a daemon that starts could take it for a dead one's.
+            path.mkdir(mode=0o700)
+            return SessionCgroup(session, path, path.lstat().st_ino, Claim(path))
 
     def _is_ours(self, status: os.stat_result) -> bool:
         writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
@@ -174,6 +225,31 @@ def _octet(escape: re.Match[bytes]) -> bytes:
     return bytes([int(escape[1], 8) & 0xFF])
 
 
+@contextmanager
+def _locked(tree: Path) -> Iterator[None]:
+    """Keep other daemons of this machine from making or sweeping meanwhile: milliseconds."""
+    held = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def _is_claimed(path: Path) -> bool:
+    try:
+        probe = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(probe)
+    return False
+
+
 def _write(file: Path, text: str) -> None:
     """Write to a file that exists: on cgroupfs a missing one means an old kernel, not a new file."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
@@ -185,4 +261,4 @@ def _write(file: Path, text: str) -> None:
 
 def _read(file: Path) -> str:
     with file.open("rb") as opened:
-        return opened.read(_MAX_EVENTS_BYTES).decode("ascii", "replace")
+        return opened.read(_MAX_FILE_BYTES).decode("ascii", "replace")

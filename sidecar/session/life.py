@@ -1,13 +1,24 @@
-"""The life of the sessions on this node: started with a certificate, renewed, ended here and everywhere."""
+"""The life of the sessions on this node: started with a certificate, renewed, ended here and everywhere.
+
+A session ends when it is asked to, when whoever holds it is gone (:mod:`sidecar.session.hold`), when the last process
+has left its cgroup, when its longest life or its longest idle time is over (:mod:`sidecar.session.ends`), or with its
+certificate. Whichever comes first takes it out of the table, so that no caller is attributed to it any more, writes
+why on record, and says so to every node by a revocation.
+"""
 
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from pki import chain as chains
+from pki import keys
+from pki.clock import Boot, Wall
+from pki.errors import LocalError
 from pki.ids import ID_BYTES, new_id
 from pki.spiffe import SpiffeId
 from pki.spki import Key
 from pki.statement import Revocation, Target, Terms, sign
+from pki.svid import BACKDATE
 from pki.verify import Identity
 from sidecar import defaults
 from sidecar.audit import record
@@ -18,6 +29,9 @@ from sidecar.outbox import Outbox
 from sidecar.proxy.carry import Carrier
 from sidecar.reasons import Reason
 from sidecar.renewal import Spawn
+from sidecar.session import ends
+from sidecar.session.ends import Age, Limits, Why
+from sidecar.session.hold import Hold
 from sidecar.session.sessions import Session, Sessions
 from sidecar.snapshot import Facts
 from sidecar.traceparent import ROOT_ENTROPY, root
@@ -35,6 +49,18 @@ class Surroundings:
     outbox: Outbox
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a session is to be: known by a cgroup that the process of ``pidfd`` enters, held by a connection, exported."""
+
+    pidfd: int | None = None
+    hold: Hold | None = None
+    export: bool = False
+
+
+PLAIN = Wish()
+
+
 class SessionLife:
     """Starts and ends sessions. ``certify`` asks the CA for a session's certificate."""
 
@@ -45,42 +71,96 @@ class SessionLife:
         self._carrier = around.carrier
         self._certificates = around.certificates
         self._outbox = around.outbox
+        self._holds: dict[str, Hold] = {}
 
-    async def start(self, agent: str, uid: int) -> Session:
+    async def start(self, agent: str, uid: int, wish: Wish = PLAIN) -> Session:
         """A new session of ``agent`` for ``uid``; raises what :func:`certify_session` does."""
         node = self._certificates.credential.id
         name = new_id(secrets.token_bytes(ID_BYTES))
         wanted = SpiffeId.for_agent(node.trust_domain, agent, node.name, name)
         identity, key = await self.certify(wanted, self._certificates.ca_access())
-        trace = root(secrets.token_bytes(ROOT_ENTROPY))
-        session = Session(identity, key, uid, self._carrier.clock.wall(), trace)
+        session = Session(
+            identity=identity,
+            key=key,
+            uid=uid,
+            started=Wall(identity.not_before + BACKDATE),
+            trace=root(secrets.token_bytes(ROOT_ENTROPY)),
+            cgroup=None if wish.pidfd is None else self.sessions.confine(name, wish.pidfd),
+            exported=wish.export,
+        )
         self._forget_ended()
         self.sessions.add(session)
-        facts: record.Facts = {
-            "uid": uid,
-            "serial": identity.serial,
-            "not_after": identity.not_after,
-            "trace": trace,
-        }
-        self._note("started", session, facts)
+        self.sessions.used(name, self._carrier.clock.boot())
+        if wish.hold is not None:
+            self._holds[name] = wish.hold
+        self._note_start(session)
         return session
 
     def live(self) -> list[Session]:
         """Those that can still do something. The others are kept until the next starts: refusals say what they were."""
-        return [session for session in self.sessions if not self._is_over(session)]
+        return [session for session in self.sessions if self._over(session) is None]
+
+    def renewable(self) -> list[Session]:
+        """Those whose next certificate may end later than the one that they have."""
+        return [one for one in self.live() if one.identity.not_after < self._longest(one)]
 
     def take_up_session(self, session: Session, identity: Identity, key: Key, spawn: Spawn) -> None:
         """A session's next certificate. One that ended while the CA was asked stays ended."""
-        held = self.sessions.find(session.id.session)
+        name = session.id.session
+        held = self.sessions.find(name)
         if held is not None:
             renewed = replace(held, identity=identity, key=key)
             self.sessions.add(renewed)
             self._certificates.prove(renewed, identity, spawn)
+            if renewed.exported and name in self._holds:
+                self._holds[name].tell(self.exported(renewed))
 
-    def end(self, session: Session) -> None:
+    def exported(self, session: Session) -> dict[str, object]:
+        """What the holder of an exported session gets, as PEM. Raises LocalError for any other session."""
+        if not session.exported:
+            raise LocalError(f"session {session.id.session}: its key stays here")
+        roots = self._member.bundle.roots
+        return {
+            "svid": chains.to_pem(session.identity.chain).decode(),
+            "key": keys.to_pem(session.key).decode(),
+            "bundle": chains.to_pem(roots).decode(),
+            "not_after": session.identity.not_after,
+        }
+
+    # -- the end of a session
+
+    def watch(self, now: Boot) -> None:
+        """End what is due. Once a second."""
+        wall = self._member.moment().now
+        latest = self._last_bytes()
+        for session in self.sessions:
+            name = session.id.session
+            used = Boot(max(latest.get(name, 0), self.sessions.last_used(name) or 0))
+            age = Age(session.started, used)
+            if self.sessions.is_empty(session):
+                self.end(session, Why.EMPTY)
+            elif why := ends.due(age, self._limits(session), wall, now):
+                self.end(session, why)
+
+    def let_go(self, session: Session) -> None:
+        """Nobody holds it any more. A cgroup with somebody in it keeps it alive; else it ends."""
+        held = self.sessions.find(session.id.session)
+        self._holds.pop(session.id.session, None)
+        if held is None:
+            return
+        if held.cgroup is None:
+            self.end(held, Why.RELEASED)
+        elif self.sessions.is_empty(held):
+            self.end(held, Why.EMPTY)
+
+    def end(self, session: Session, why: Why = Why.ASKED) -> None:
         """End it here at once and everywhere soon: a revocation of it, which its own node may sign."""
-        self.sessions.remove(session.id.session)
-        self._note("ended", session, {})
+        name = session.id.session
+        self._take_out(session, why)
+        if why.reason is not None:
+            for live in list(self._carrier.table):
+                if live.request.session.session == name:
+                    live.cut(why.reason)
         now = self._carrier.clock.wall()
         if session.identity.not_after <= now:
             return
@@ -97,14 +177,24 @@ class SessionLife:
             if session.node == here and self.sessions.find(session.session) is None:
                 live.cut(Reason.REVOKED, "session ended")
 
+    # -- inside
+
+    def _take_out(self, session: Session, why: Why) -> None:
+        name = session.id.session
+        self.sessions.remove(name)
+        hold = self._holds.pop(name, None)
+        if hold is not None:
+            hold.tell({"ended": why})
+            hold.close()
+        self._note("ended", session, {"why": why})
+
     def _forget_ended(self) -> None:
         """Sessions that can do nothing any more must not make those of the same uid ambiguous."""
         for session in self.sessions:
-            if self._is_over(session):
-                self.sessions.remove(session.id.session)
-                self._note("ended", session, {})
+            if why := self._over(session):
+                self._take_out(session, why)
 
-    def _is_over(self, session: Session) -> bool:
+    def _over(self, session: Session) -> Why | None:
         facts = Facts(
             id=str(session.id),
             agent=session.id.name,
@@ -112,8 +202,40 @@ class SessionLife:
             nodes=(session.id.node,),
             serials=(session.identity.lineage, session.identity.serial),
         )
-        revoked = self._member.snapshot.restrictions.revocation_of(facts)
-        return revoked is not None or session.identity.not_after <= self._member.moment().now
+        if self._member.snapshot.restrictions.revocation_of(facts) is not None:
+            return Why.REVOKED
+        return Why.EXPIRED if session.identity.not_after <= self._member.moment().now else None
+
+    def _limits(self, session: Session) -> Limits:
+        policy = self._member.snapshot.policy
+        agent = policy.agents.get(session.id.name) if policy else None
+        return Limits(agent.session_lifetime, agent.session_idle) if agent else Limits()
+
+    def _longest(self, session: Session) -> Wall:
+        """When its longest life is over."""
+        lifetime = self._limits(session).lifetime
+        return Wall(2**62) if lifetime is None else Wall(session.started + lifetime)
+
+    def _last_bytes(self) -> dict[str, int]:
+        """When the newest byte of each session here passed, as far as its stream lives (boot time)."""
+        here = self._certificates.credential.id.name
+        latest: dict[str, int] = {}
+        for live in self._carrier.table:
+            session = live.request.session
+            if session.node == here:
+                latest[session.session] = max(latest.get(session.session, 0), live.active)
+        return latest
+
+    def _note_start(self, session: Session) -> None:
+        facts: record.Facts = {
+            "uid": session.uid,
+            "serial": session.identity.serial,
+            "not_after": session.identity.not_after,
+            "trace": session.trace,
+            "attribution": "cgroup" if session.cgroup else "uid",
+            "exported": session.exported,
+        }
+        self._note("started", session, facts)
 
     def _note(self, what: str, session: Session, facts: record.Facts) -> None:
         now = self._carrier.clock.wall()

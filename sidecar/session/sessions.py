@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from pki.clock import Wall
+from pki.clock import Boot, Wall
 from pki.errors import LocalError
 from pki.keys import Key
 from pki.spiffe import SpiffeId
@@ -40,7 +40,12 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One run of one agent here, or a child of one. The key never leaves this process."""
+    """One run of one agent here, or a child of one.
+
+    The key is in this process's memory and on no disk, and leaves it only where the session was started for export. When
+    the last reference to it goes (a renewal, the end of the session and of its streams), OpenSSL wipes the scalar.
+    No copy of it as bytes is made but for the export: Python can wipe those no more than any other of its bytes.
+    """
 
     identity: Identity
     key: Key = field(repr=False)
@@ -51,6 +56,10 @@ class Session:
     cgroup: SessionCgroup | None = None
     child: Child | None = None
     """Set on a child: identity and key are then those of the session that it is a child of."""
+    exported: bool = False
+    """Whether its holder has the key, too."""
+    on_behalf_of: str = ""
+    """The verified user whom this run is for; empty: nobody's."""
 
     @property
     def id(self) -> SpiffeId:
@@ -93,6 +102,9 @@ class Sessions:
         self._children: dict[str, Child] = {}
         self._left: list[SessionCgroup] = []
         """Of sessions that ended; each goes when the last process has left it."""
+        self._orphans: list[SessionCgroup] = []
+        """Of sessions that no daemon knows any more, with processes in them still."""
+        self._used: dict[str, Boot] = {}
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
@@ -120,24 +132,37 @@ class Sessions:
             *(child.candidate(session.uid) for child, session in self._living() if session.id.name == agent),
         ]
 
-    def confine(self, session: Session, pid: int) -> Session:
-        """Know the session by a cgroup of its own, which ``pid`` enters, where this daemon may make one."""
-        cgroup = self._cgroups.create(session.id.session) if self._cgroups else None
+    def used(self, name: str, now: Boot) -> None:
+        """A stream of this certified session was asked for."""
+        self._used[name] = now
+
+    def last_used(self, name: str) -> Boot | None:
+        return self._used.get(name)
+
+    def is_empty(self, session: Session) -> bool:
+        """Whether it is known by its cgroup, and no process is in that or in one of its children's."""
+        if session.cgroup is None:
+            return False
+        own = [child.cgroup for child in self.children if child.session == session.id.session]
+        return not any(cgroup.populated() for cgroup in (session.cgroup, *own))
+
+    def confine(self, name: str, pidfd: int) -> SessionCgroup | None:
+        """A cgroup for a session of this name, with the process of ``pidfd`` in it; None where there can be none."""
+        cgroup = self._cgroups.create(name) if self._cgroups else None
         if cgroup is None:
-            return session
+            return None
         try:
-            cgroup.enter(pid)
+            cgroup.take_in(pidfd)
         except LocalError:
             cgroup.remove()
-            return session
-        confined = replace(session, cgroup=cgroup)
-        self.add(confined)
+            return None
         self.claimed |= {cgroup.id}
-        return confined
+        return cgroup
 
     def remove(self, name: str) -> Session | None:
         """Take a session out. What it started may live on, in its cgroup, and reaches nothing."""
         session = self._sessions.pop(name, None)
+        self._used.pop(name, None)
         if session is not None and session.cgroup is not None:
             self._left.append(session.cgroup)
         return session
@@ -163,17 +188,20 @@ class Sessions:
             self._left.append(child.cgroup)
 
     def sweep(self) -> None:
-        """As the daemon starts: remove what a killed one left, as far as it is empty.
-
-        What is populated may be another daemon's: it is left alone, and reaches nothing here.
-        """
+        """As the daemon starts: remove what a killed one left. Processes that still run there reach nothing."""
         if self._cgroups is not None:
-            self._left += self._cgroups.sweep(self._sessions)
+            self._orphans = self._cgroups.sweep(self._sessions)
             self.tidy()
+
+    @property
+    def orphans(self) -> dict[str, int]:
+        """Sessions that a killed daemon left with processes still running: how many each."""
+        return {one.session: len(one.members()) for one in self._orphans}
 
     def tidy(self) -> None:
         """Remove the cgroups of ended sessions that are empty by now, and see which stand. Once a second."""
         self._left = [cgroup for cgroup in self._left if not cgroup.remove()]
+        self._orphans = [cgroup for cgroup in self._orphans if not cgroup.remove()]
         if self._cgroups is not None:
             self.claimed = frozenset(one.id for one in self._cgroups.standing())
 

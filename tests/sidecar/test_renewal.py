@@ -56,7 +56,7 @@ class World:
     def ca_access(self) -> CaAccess:
         return CaAccess(Address("ca", 7444), self.ca.bundle, self.credential, self.clock)
 
-    def live(self) -> Iterable[Session]:
+    def renewable(self) -> Iterable[Session]:
         return list(self.sessions)
 
     def take_up_node(self, credential: Credential, identity: Identity, spawn: Spawn) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 
-from sidecar.control import agent
 from sidecar.control.agent import agent_app
 from sidecar.peercred import PeerCred
+from sidecar.session import starts
 from tests.sidecar.ca.world import POLICY
 from tests.sidecar.control.world import Station, ask, message, station, with_policy
 from tests.statements import Mint
@@ -112,7 +112,7 @@ async def test_a_user_has_so_many_sessions_and_no_more(
     app: Starlette, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each costs the CA a certificate an hour; those that ended do not count."""
-    monkeypatch.setattr(agent, "SESSIONS_PER_UID", 2)
+    monkeypatch.setattr(starts, "MAX_LIVE", 2)
     first, _ = [await started(app) for _ in range(2)]
     answer = await ask(app, "POST", "/v1/sessions", {"agent": "researcher"}, caller=RESEARCHER)
     assert message(answer) == "uid 1001: has 2 sessions on this node already; end some"

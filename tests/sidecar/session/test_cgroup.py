@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,13 @@ def test_any_mountinfo_is_read(mountinfo: bytes) -> None:
 def cgroups(tmp_path: Path) -> SessionCgroups:
     """A plain directory in place of the mount, owned by whoever runs the tests."""
     return SessionCgroups(tmp_path, owner=os.geteuid())
+
+
+def forsake(*cgroups: SessionCgroup) -> None:
+    """What the death of a daemon does."""
+    for cgroup in cgroups:
+        assert cgroup.claim is not None
+        cgroup.claim.release()
 
 
 def populate(cgroup: SessionCgroup, events: str) -> None:
@@ -237,6 +245,7 @@ def test_sweeping_removes_only_what_is_stale_and_empty(cgroups: SessionCgroups, 
     (tmp_path / TREE / "not-a-session").mkdir()
     (tmp_path / TREE / "cgroup.procs").touch()
     populate(live, "populated 0\n")
+    forsake(populated, empty)
     assert cgroups.sweep({FIRST}) == [populated]
     assert not empty.path.exists()
     assert sorted(cgroups.standing(), key=lambda one: one.path) == sorted(
@@ -254,7 +263,40 @@ def test_a_leftover_that_cannot_be_removed_is_handed_over(cgroups: SessionCgroup
     """Another cgroup inside keeps it: somebody has to know."""
     stuck = made(cgroups, FIRST)
     populate(stuck, "populated 0\n")
+    forsake(stuck)
     assert cgroups.sweep(set()) == [stuck]
+
+
+def test_what_a_daemon_holds_is_no_leftover(cgroups: SessionCgroups) -> None:
+    """Two daemons may share a machine, and neither knows the sessions of the other."""
+    held, left = made(cgroups, FIRST), made(cgroups, SECOND)
+    forsake(left)
+    assert cgroups.sweep(set()) == []
+    assert (held.path.exists(), left.path.exists()) == (True, False)
+    assert held.remove()
+    assert held.remove()
+
+
+@pytest.mark.parametrize("after", [4242, 4243, None], ids=["lives", "another", "dead"])
+def test_a_number_that_changed_hands_is_not_moved(
+    cgroups: SessionCgroups, monkeypatch: pytest.MonkeyPatch, after: int | None
+) -> None:
+    """It may be a stranger's by the time that it is written: he is put out again, and the cgroup is not used."""
+    cgroup = made(cgroups, FIRST)
+    (cgroup.path / "cgroup.procs").write_text("")
+    (cgroup.path.parent.parent / "cgroup.procs").write_text("")
+    numbers = iter([4242, after])
+
+    def number(_: int) -> int:
+        if (one := next(numbers)) is None:
+            raise ProcessLookupError
+        return one
+
+    monkeypatch.setattr("sidecar.session.cgroup.pid_of", number)
+    with nullcontext() if after == 4242 else pytest.raises(LocalError, match="is gone"):
+        cgroup.take_in(7)
+    assert cgroup.members() == [4242]
+    assert (cgroup.path.parent.parent / "cgroup.procs").read_text() == ("" if after == 4242 else "4242")
 
 
 # --- the real mount ---

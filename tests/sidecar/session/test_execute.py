@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.exits import Exit
 from sidecar.session.execute import run_command
+from tests.mesh import until
 
 PYTHON = sys.executable
 ME = os.geteuid()
@@ -85,6 +86,7 @@ def test_a_uid_without_a_user_is_refused(capsys: pytest.CaptureFixture[str]) -> 
 RUNNER = """
 import os, sys
 from sidecar.session.execute import run_command
+from tests.mesh import until
 raise SystemExit(run_command([sys.executable, "-c", sys.argv[1]], dict(os.environ), os.geteuid()))
 """
 CHILD = """
@@ -127,3 +129,53 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_once() -> None:
     assert said.count(b"got 2") == 1
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
     os.close(terminal)
+
+
+STOPPER = """
+import os, signal
+print(os.getpid(), flush=True)
+while True: signal.pause()
+"""
+
+
+@pytest.mark.parametrize("way", ["told-to-stop", "stops-by-itself"])
+def test_a_command_that_stops_stops_us_too(way: str) -> None:
+    """Whoever waits for us sees it stopped, and continues it by continuing us."""
+    command = [PYTHON, "-c", RUNNER, STOPPER]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, process_group=0
+    ) as runner:
+        assert runner.stdout is not None
+        child = int(runner.stdout.readline())
+        for _ in range(2):
+            if way == "told-to-stop":
+                runner.send_signal(signal.SIGTSTP)
+            else:
+                os.kill(child, signal.SIGSTOP)
+            assert os.WIFSTOPPED(os.waitpid(runner.pid, os.WUNTRACED)[1])
+            assert state(child) == "T"
+            runner.send_signal(signal.SIGCONT)
+            assert os.WIFCONTINUED(os.waitpid(runner.pid, os.WCONTINUED)[1])
+            until(lambda: state(child) != "T", "the command to go on")
+        runner.send_signal(signal.SIGTERM)
+        assert runner.wait() == 128 + signal.SIGTERM
+
+
+def test_a_command_that_daemonises_a_grandchild_does_not_keep_us() -> None:
+    """Its exit code is the command's; whoever it left behind goes on without us."""
+    code = (
+        "import os, sys\nif os.fork(): sys.exit(4)\nos.setsid(); print(os.getpid(), flush=True); os.pause()"
+    )
+    code = code.replace("os.pause()", "__import__('signal').pause()")
+    command = [PYTHON, "-c", RUNNER, code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as runner:
+        assert runner.stdout is not None
+        grandchild = int(runner.stdout.readline())
+        assert runner.wait() == 4
+        assert state(grandchild) == "S"
+        os.kill(grandchild, signal.SIGKILL)
+
+
+def state(pid: int) -> str:
+    """As proc_pid_stat(5) has it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -1,20 +1,24 @@
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from pki.clock import Boot
 from pki.ids import new_id
 from pki.verify import Identity, verify
+from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.attribute import Candidate
 from sidecar.session.cgroup import TREE, SessionCgroup, SessionCgroups
-from sidecar.session.sessions import Session, Sessions
+from sidecar.session.sessions import Child, Session, Sessions
 from tests.authority import NOW, SESSION, new_key, tiny_ca
 
 CA = tiny_ca()
 TRACE = f"00-{'ab' * 16}-{'cd' * 8}-01"
 OTHER = new_id(b"another-session!")
-PID = 4242
+PIDFD = 42
 
 
 def session(name: str = SESSION, agent: str = "researcher") -> Session:
@@ -28,11 +32,11 @@ def session(name: str = SESSION, agent: str = "researcher") -> Session:
 def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SessionCgroups]:
     """A plain directory in place of the mount. Processes enter by a file that the kernel would have made."""
 
-    def enter(cgroup: SessionCgroup, pid: int) -> None:
-        assert pid == PID
+    def take_in(cgroup: SessionCgroup, pidfd: int) -> None:
+        assert pidfd == PIDFD
         assert cgroup.path.exists()
 
-    monkeypatch.setattr(SessionCgroup, "enter", enter)
+    monkeypatch.setattr(SessionCgroup, "take_in", take_in)
     with capture_logs():
         yield SessionCgroups(tmp_path, owner=tmp_path.stat().st_uid)
 
@@ -61,9 +65,9 @@ def test_candidates_are_the_sessions_of_one_agent() -> None:
 
 def test_without_cgroups_a_session_is_known_by_its_uid() -> None:
     """An ordinary user's daemon, or a machine without cgroup v2."""
-    sessions, one = Sessions(), session()
-    sessions.add(one)
-    assert sessions.confine(one, PID) is one
+    sessions = Sessions()
+    assert sessions.confine(SESSION, PIDFD) is None
+    assert not sessions.is_empty(session())
     sessions.sweep()
     sessions.tidy()
     assert sessions.claimed == frozenset()
@@ -71,48 +75,81 @@ def test_without_cgroups_a_session_is_known_by_its_uid() -> None:
 
 def test_a_confined_session_is_known_by_its_cgroup(cgroups: SessionCgroups) -> None:
     """And claims it at once: nobody else is found by it."""
-    sessions, one = Sessions(cgroups), session()
-    sessions.add(one)
-    confined = sessions.confine(one, PID)
-    assert confined.cgroup is not None
-    assert sessions.of_agent("researcher") == [Candidate(SESSION, 1001, confined.cgroup.id)]
-    assert sessions.claimed == {confined.cgroup.id}
+    sessions = Sessions(cgroups)
+    cgroup = sessions.confine(SESSION, PIDFD)
+    assert cgroup is not None
+    sessions.add(replace(session(), cgroup=cgroup))
+    assert sessions.of_agent("researcher") == [Candidate(SESSION, 1001, cgroup.id)]
+    assert sessions.claimed == {cgroup.id}
+
+
+@pytest.mark.parametrize("populated", ["own", "child", ""])
+def test_a_session_is_empty_when_its_last_process_is_gone(cgroups: SessionCgroups, populated: str) -> None:
+    """A child's process keeps it alive, too: the child's end would come with it."""
+    sessions = Sessions(cgroups)
+    own, childs = sessions.confine(SESSION, PIDFD), sessions.prepare(OTHER)
+    assert own is not None
+    assert childs is not None
+    narrowing = Narrowing(children=(OTHER,), services=frozenset(), operations=None, not_after=NOW)
+    sessions.add_child(Child(SESSION, (), narrowing, NOW, TRACE, childs))
+    for name, one in (("own", own), ("child", childs)):
+        (one.path / "cgroup.events").write_text(f"populated {int(name == populated)}\n")
+    assert sessions.is_empty(replace(session(), cgroup=own)) is (not populated)
+
+
+def test_when_a_session_was_used_is_known_while_it_lives() -> None:
+    """For its idle time; nothing is kept of one that ended."""
+    sessions = Sessions()
+    sessions.add(session())
+    sessions.used(SESSION, Boot(7))
+    assert sessions.last_used(SESSION) == 7
+    sessions.remove(SESSION)
+    assert sessions.last_used(SESSION) is None
 
 
 def test_a_process_that_cannot_enter_leaves_its_session_to_the_uid(tmp_path: Path) -> None:
     """The cgroup is taken away again; the session works all the same."""
     cgroups = SessionCgroups(tmp_path, owner=tmp_path.stat().st_uid)
-    sessions, one = Sessions(cgroups), session()
-    sessions.add(one)
-    assert sessions.confine(one, PID) is one  # A plain directory has no cgroup.procs to write to.
+    sessions = Sessions(cgroups)
+    assert (
+        sessions.confine(SESSION, os.pidfd_open(os.getpid())) is None
+    )  # A plain directory has no cgroup.procs to write to.
     assert not stands(cgroups, SESSION)
 
 
 def test_what_an_ended_session_left_is_claimed_until_it_is_empty(cgroups: SessionCgroups) -> None:
     """Its processes must not pass for a sibling that is known by uid."""
-    sessions, one = Sessions(cgroups), session()
-    confined = sessions.confine(one, PID)
-    assert confined.cgroup is not None
-    (confined.cgroup.path / "still").mkdir()  # as a live process does, it keeps the directory
+    sessions = Sessions(cgroups)
+    cgroup = sessions.confine(SESSION, PIDFD)
+    assert cgroup is not None
+    sessions.add(replace(session(), cgroup=cgroup))
+    (cgroup.path / "still").mkdir()  # as a live process does, it keeps the directory
     sessions.remove(SESSION)
     sessions.tidy()
-    assert sessions.claimed == {confined.cgroup.id}
-    (confined.cgroup.path / "still").rmdir()
+    assert sessions.claimed == {cgroup.id}
+    (cgroup.path / "still").rmdir()
     sessions.tidy()
     assert sessions.claimed == frozenset()
     assert not stands(cgroups, SESSION)
 
 
 def test_a_new_daemon_clears_away_what_a_killed_one_left(cgroups: SessionCgroups) -> None:
-    """Names are used once, so what stands at the start is an ended session's, or another daemon's."""
-    cgroups.create(SESSION)
-    busy = cgroups.create(OTHER)
+    """What still runs there is named, and reaches nothing."""
+    empty, busy = cgroups.create(SESSION), cgroups.create(OTHER)
+    for one, populated in ((empty, 0), (busy, 1)):
+        assert one is not None
+        assert one.claim is not None
+        one.claim.release()
+        (one.path / "cgroup.events").write_text(f"populated {populated}\n")
+    assert empty is not None
     assert busy is not None
-    (busy.path / "cgroup.events").write_text("populated 1\n")
+    (busy.path / "cgroup.procs").write_text("7\n8\n")
+    (empty.path / "cgroup.events").unlink()
     sessions = Sessions(cgroups)
     sessions.sweep()
     assert not stands(cgroups, SESSION)
     assert sessions.claimed == {busy.id}
+    assert sessions.orphans == {OTHER: 2}
 
 
 def test_the_cgroup_of_another_daemons_session_is_claimed(cgroups: SessionCgroups) -> None:
