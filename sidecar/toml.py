@@ -11,7 +11,8 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from types import NoneType
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 import tomli
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -240,7 +241,22 @@ def _schema_at(path: Path, model: type[Table]) -> type[Table]:
             found = fields[str(part)].annotation
         else:
             found = get_args(found)[0 if isinstance(part, int) else 1]
-    return next(t for t in (found, *get_args(found)) if isinstance(t, type) and issubclass(t, Table))
+        found = _without_wrapping(found)
+    owner: type[Table] = found
+    return owner
+
+
+def _without_wrapping(annotation: Any) -> Any:
+    """The table in ``Table | None`` or ``Annotated[Table, ...]``; what is neither stays as it is."""
+    if get_origin(annotation) is Annotated:
+        return _without_wrapping(get_args(annotation)[0])
+    inner = [one for one in map(_without_wrapping, get_args(annotation)) if _is_table(one)]
+    is_optional = len(inner) == 1 and NoneType in get_args(annotation)
+    return inner[0] if is_optional else annotation
+
+
+def _is_table(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Table)
 
 
 # TOML

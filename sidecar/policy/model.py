@@ -1,10 +1,12 @@
 """A policy in force: immutable values, all names resolved, made by :mod:`sidecar.policy.load` only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sidecar.policy.match import RuleSet
+from sidecar.policy.operation import TOOLS_CALL, HttpCall, McpCall, Operation
+from sidecar.policy.patterns import ANY, NamePattern, PathPattern
+from sidecar.policy.ruleset import RuleSet
 from sidecar.policy.target import UNIX, Target
 
 
@@ -27,10 +29,34 @@ class OnStale(StrEnum):
     CUT = "cut"
 
 
+class Mode(StrEnum):
+    """Whether denied, no_grant and stale refuse, or are recorded only."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+
+
+class Record(StrEnum):
+    """What is recorded of an allowed stream's content: nothing, or each request."""
+
+    NONE = "none"
+    METADATA = "metadata"
+
+
+class Risk(StrEnum):
+    """What an operator thinks of a service; a tool's own hints only raise it."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
 class Protocol(StrEnum):
-    """What is decided: ``tcp`` is the stream as a whole."""
+    """What is decided: ``tcp`` is the stream as a whole, with the others each request."""
 
     TCP = "tcp"
+    HTTP = "http"
+    MCP = "mcp"
 
 
 class Callers(StrEnum):
@@ -46,8 +72,19 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Objective:
+    """``p99`` in microseconds; ``objective`` the percentage of streams and requests that keep to it."""
+
+    p99: int
+    objective: float
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
-    """Services by function. ``stale_after`` in microseconds; ``line`` is 0 for a preset that no table changes."""
+    """Services by function. ``stale_after`` and ``decision_ttl`` (0: never cached) in microseconds.
+
+    ``line`` is 0 for a preset that no table changes.
+    """
 
     name: str
     operation_class: OperationClass
@@ -55,11 +92,50 @@ class Segment:
     audit: Audit
     on_stale: OnStale
     line: int
+    decision_ttl: int = 0
+    mode: Mode = Mode.ENFORCE
+    record: Record = Record.METADATA
+    slo: Objective | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InjectHeader:
+    """A header that the tool's node adds to each request. ``credential``: a file, or a systemd credential."""
+
+    name: str
+    credential: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOperation:
+    """Operations of a service that are in a segment, class or blast radius of their own.
+
+    ``tools`` of MCP, or ``methods`` on ``path`` of HTTP. ``operation_class`` None: as the request and segment say.
+    """
+
+    segment: Segment
+    operation_class: OperationClass | None
+    blast_radius: frozenset[str]
+    line: int
+    tools: tuple[NamePattern, ...] = ()
+    methods: frozenset[str] = frozenset()
+    path: PathPattern | None = None
+
+    def matches(self, operation: Operation) -> bool:
+        if self.path is not None:
+            meant = operation.method in self.methods or ANY in self.methods
+            return meant and self.path.matches(operation.name)
+        return operation.method == TOOLS_CALL and any(tool.matches(operation.name) for tool in self.tools)
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A private tool: one fixed target beside each of its nodes."""
+    """A private tool: one fixed target beside each of its nodes.
+
+    The nodes are named (``nodes``), or those of the roster that carry all ``labels``: :func:`sidecar.snapshot.nodes_of`.
+    Of ``operations`` the first in the file that matches a request counts.
+    """
 
     name: str
     segment: Segment
@@ -69,16 +145,57 @@ class Service:
     blast_radius: frozenset[str]
     open_target: bool
     line: int
+    labels: frozenset[str] = frozenset()
+    host: str = ""
+    risk: Risk | None = None
+    inject_header: InjectHeader | None = None
+    operations: tuple[ServiceOperation, ...] = ()
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments that a request to it may be in, its own first."""
+        return tuple(dict.fromkeys((self.segment, *(one.segment for one in self.operations))))
+
+    def special(self, operation: Operation | None) -> ServiceOperation | None:
+        """What the service says of this operation beside what it says of all."""
+        if operation is None:
+            return None
+        return next((one for one in self.operations if one.matches(operation)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most ``count`` (of requests, or bytes) in any ``per`` microseconds."""
+
+    count: int
+    per: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What an agent or session may use on one node. None: no limit of its own. ``streams``: open at one time."""
+
+    streams: int | None
+    requests: Window | None
+    bytes: Window | None
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """Where an agent may run, and as which user: a uid, or a user name that each node looks up."""
+    """Where an agent may run, and as which user: a uid, or a user name that each node looks up.
+
+    ``session_lifetime`` and ``session_idle`` (us) end a session. ``quota`` is for all its sessions on a node together,
+    ``session_quota`` for each.
+    """
 
     name: str
     nodes: frozenset[str]
     uid: str | int
     line: int
+    session_lifetime: int | None = None
+    session_idle: int | None = None
+    quota: Quota | None = None
+    session_quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +220,58 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
+class Hours:
+    """``days`` from 0 for Monday; minutes of the day from ``start`` up to and without ``end``, in ``timezone`` (IANA)."""
+
+    days: frozenset[int]
+    start: int
+    end: int
+    timezone: str
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """What an escalation asks for besides approvals. ``max_per_day`` None: any number."""
+
+    hours: Hours | None
+    max_per_day: int | None
+    require_reason: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """Sessions of ``agents`` that work in segment ``from_segment`` may ask for ``services`` in ``to_segment``.
+
+    ``max_ttl`` in microseconds. ``approvers`` are ``role:NAME`` or ``operator:NAME``; ``approvals`` 0: ``when`` alone.
+    """
+
+    id: str
+    agents: frozenset[str]
+    from_segment: str
+    to_segment: str
+    services: frozenset[str]
+    max_ttl: int
+    approvals: int
+    approvers: frozenset[str]
+    when: When
+    line: int
+    owner: str = ""
+    ticket: str = ""
+
+    def permits(self, agent: str, service: str, segment: str) -> bool:
+        """Whether a lease from it lets ``agent`` use ``service`` in ``segment``."""
+        return agent in self.agents and service in self.services and segment == self.to_segment
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
-    """A ``[[tests]]`` entry: what the policy's author expects of its rules."""
+    """A ``[[tests]]`` entry: what the policy's author expects of its rules. ``call`` None: of the stream."""
 
     agent: str
     service: str
     expect: Verdict
     line: int
+    call: HttpCall | McpCall | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,6 +286,12 @@ class Policy:
     grants: RuleSet
     denies: RuleSet
     tests: tuple[Expectation, ...]
+    escalations: Mapping[str, Escalation] = field(default_factory=dict)
+    pins: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """By service and tool: the hex SHA-256 of the tool's definition."""
+    requires: frozenset[str] = frozenset()
+    apply_approvals: int = 1
+    """How many admins it takes to apply the next policy."""
 
     def bindings_on(self, node: str) -> tuple[Binding, ...]:
         """The entrances to open on ``node``."""

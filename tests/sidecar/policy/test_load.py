@@ -58,9 +58,9 @@ def test_an_empty_file_is_a_policy_that_allows_nothing() -> None:
     assert policy.grants.rules == policy.denies.rules == ()
     assert dict(policy.segments) == {
         "retrieval": Segment(
-            "retrieval", OperationClass.READ, 5 * MINUTE, Audit.BEST_EFFORT, OnStale.REFUSE, 0
+            "retrieval", OperationClass.READ, 5 * MINUTE, Audit.BEST_EFFORT, OnStale.REFUSE, 0, 5 * SECOND
         ),
-        "action": Segment("action", OperationClass.MUTATE, MINUTE, Audit.REQUIRED, OnStale.REFUSE, 0),
+        "action": Segment("action", OperationClass.MUTATE, MINUTE, Audit.REQUIRED, OnStale.REFUSE, 0, SECOND),
         "high-risk": Segment("high-risk", OperationClass.MUTATE, 15 * SECOND, Audit.REQUIRED, OnStale.CUT, 0),
     }
 

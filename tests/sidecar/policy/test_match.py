@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pki.clock import Wall
-from sidecar.policy.match import Effect, Rule, RuleSet
+from sidecar.policy.match import Effect, Rule
+from sidecar.policy.ruleset import RuleSet
 
 AGENTS = ("a", "b")
 SERVICES = ("s", "t")
@@ -88,4 +89,4 @@ def test_the_index_finds_what_a_search_finds(
 
 def test_a_rule_counts_the_pairs_it_names() -> None:
     """What the cap on the size of an index counts."""
-    assert rule(1, agents=("a", "b"), services=("s", "t"), segments=("g",)).pairs == 6
+    assert rule(1, agents=("a", "b"), services=("s", "t"), segments=("g",)).entries == 6

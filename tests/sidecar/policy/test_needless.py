@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 
 from pki.clock import SECOND
-from sidecar.policy.match import Rule, RuleSet
+from sidecar.policy.match import Rule
 from sidecar.policy.model import Policy, Service
 from sidecar.policy.needless import cover_of, why_never
+from sidecar.policy.ruleset import RuleSet
 from tests.sidecar.policy.reference import World, worlds
 from tests.sidecar.policy.world import POLICY, policy_of
 

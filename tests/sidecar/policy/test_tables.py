@@ -10,7 +10,9 @@ from pki.clock import SECOND
 from pki.errors import ConfigError
 from sidecar.address import Address
 from sidecar.policy.model import Callers
-from sidecar.policy.tables import PRESETS, Defined, PolicyTables
+from sidecar.policy.tables.defined import Defined
+from sidecar.policy.tables.policy import PolicyTables
+from sidecar.policy.tables.presets import PRESETS
 from sidecar.policy.target import TcpTarget, TlsTarget, UnixTarget
 from sidecar.toml import Document
 from tests.sidecar.policy.world import POLICY, policy_of
