@@ -1,0 +1,136 @@
+"""MCP over streamable HTTP, as the relay carries it: which call a request makes, and how its answer is looked at.
+
+    POST    one JSON-RPC message; read whole, decided on, and forwarded in our spelling
+    GET     the stream of what the server says of its own accord (2025-11-25)
+    DELETE  ends the client's session at the server (2025-11-25)
+
+Nothing else of the server is reachable: one path, these three methods. The rest of a message's life is the relay's
+(:mod:`sidecar.http.seams`). One :class:`McpDialect` serves one stream, whose requests come one after the other.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pki.errors import RemoteError
+from sidecar.http.refusal import json_answer
+from sidecar.http.seams import Answer, Asked, Body, Fields, Filter, Head, Judge, MalformedError, Refusal
+from sidecar.mcp import headers, json, message
+from sidecar.mcp.answers import ANY_LIST, EventFilter, ListFilter, Pass, Watch
+from sidecar.mcp.message import Kind, Message, Unread
+from sidecar.mcp.methods import CLOSE, LISTEN, RESPONSE
+from sidecar.mcp.owners import Owners
+from sidecar.mcp.pins import Pins
+from sidecar.mcp.refusal import Sender, answer
+from sidecar.policy.operation import Json, McpCall
+
+GONE = 404
+"""Says that a session of the server is over (2025-11-25, "Session Management")."""
+
+_STREAMS = {b"GET": LISTEN, b"DELETE": CLOSE}
+
+
+@dataclass(frozen=True, slots=True)
+class McpAsked(Asked):
+    """``message`` is None for what has no body."""
+
+    message: Message | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What this node knows of one service's server, and keeps over streams. ``policy`` are the pins now in force."""
+
+    service: str
+    pins: Pins
+    owners: Owners
+    policy: Callable[[], Mapping[tuple[str, str], str]]
+    endpoint: str = "/mcp"
+
+
+@dataclass(eq=False)
+class McpDialect:
+    """``session`` is the stream's. ``note`` takes the method of each message that the server sends unasked."""
+
+    server: Server
+    session: str
+    judge: Judge
+    note: Callable[[str], None]
+    inspects = True
+    _unread: Unread | None = field(default=None, init=False)
+
+    async def read(self, head: Head, body: Body) -> Asked:
+        """What is asked; raises MalformedError for what cannot be read."""
+        self._unread = None
+        if head.call.path != self.server.endpoint:
+            raise MalformedError(f"the MCP endpoint is {self.server.endpoint}", status=GONE)
+        if head.call.query:
+            raise MalformedError("the MCP endpoint takes no query")
+        if head.method == b"POST":
+            return self._posted(head, await body.whole(json.REQUEST.size))
+        if head.method not in _STREAMS or head.upgrades:
+            raise MalformedError("MCP has POST, GET and DELETE", status=405)
+        await body.whole(0)
+        if fault := headers.check_head(head.fields):
+            raise self._malformed(Unread(fault, Sender()))
+        self._require_owner(head.fields)
+        return McpAsked(McpCall(_STREAMS[head.method]))
+
+    def refusal(self, refusal: Refusal, asked: Asked | None) -> Answer:
+        """As a tool's error, a JSON-RPC error, or plain JSON where there is no JSON-RPC to answer."""
+        if isinstance(asked, McpAsked) and asked.message is not None:
+            return answer(refusal, asked.message.sender)
+        if asked is None and self._unread is not None:
+            return answer(refusal, self._unread.sender, self._unread.fault)
+        return json_answer(refusal)
+
+    def filter(self, asked: Asked, status: int, fields: Fields) -> Filter | None:
+        """Lists are cut down, and what the server asks is noted. Raises RemoteError."""
+        asked_of = asked.message if isinstance(asked, McpAsked) else None
+        number = headers.one(fields, headers.SESSION)
+        if number is not None and not self.server.owners.take(self.server.service, number, self.session):
+            raise RemoteError("a session of the MCP server that another session of ours has")
+        media = (headers.one(fields, b"content-type") or "").partition(";")[0].strip().lower()
+        if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in fields):
+            raise RemoteError("the MCP server sends what was not asked for: a compressed answer")
+        listed = asked_of.listed if asked_of else ANY_LIST
+        watch = Watch(self, listed, self.note)
+        if media == "text/event-stream":
+            return EventFilter(watch)
+        if media == "application/json":
+            return ListFilter(watch) if listed else Pass(watch)
+        if asked_of and listed and 200 <= status < 300:
+            raise RemoteError("the MCP server answers a list neither in JSON nor in events")
+        return None
+
+    def could_call(self, call: McpCall) -> bool:
+        """Whether the session could be allowed this, with some arguments."""
+        return self.judge.could(call)
+
+    def sees_tool(self, tool: dict[str, Json]) -> bool:
+        """Whether a tool is as it was pinned."""
+        return self.server.pins.see(self.server.service, tool, self.server.policy())
+
+    def _posted(self, head: Head, body: bytes) -> McpAsked:
+        found = message.read(body, head.fields)
+        if isinstance(found, Unread):
+            raise self._malformed(found)
+        self._require_owner(head.fields)
+        return McpAsked(self._call(found), found.forwarded(), found)
+
+    def _call(self, found: Message) -> McpCall:
+        """The one call that is judged: of several, which only a subscription has, one that would be refused."""
+        if found.kind is Kind.RESPONSE:
+            return McpCall(RESPONSE)
+        if not found.calls:
+            return McpCall(found.sender.method)
+        refused = (call for call in found.calls[1:] if not self.judge.decide(call).allowed)
+        return next(refused, found.calls[0])
+
+    def _require_owner(self, fields: Fields) -> None:
+        number = headers.one(fields, headers.SESSION)
+        if number is not None and not self.server.owners.take(self.server.service, number, self.session):
+            raise MalformedError("no such session of the MCP server; begin a new one", status=GONE)
+
+    def _malformed(self, unread: Unread) -> MalformedError:
+        self._unread = unread
+        return MalformedError(unread.fault.hint)

@@ -1,0 +1,232 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.mcp.message import Kind, Message, Unread, read
+from sidecar.mcp.methods import METHODS
+from sidecar.mcp.refusal import Code
+from sidecar.policy.operation import McpCall
+from tests.sidecar.mcp.messages import (
+    call,
+    fields,
+    meta,
+    notification,
+    request,
+    stateless,
+)
+
+
+def message(data: bytes, **more: str) -> Message:
+    found = read(data, fields(**more))
+    assert isinstance(found, Message), found
+    return found
+
+
+def unread(data: bytes, **more: str) -> Unread:
+    found = read(data, fields(**more))
+    assert isinstance(found, Unread), found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("data", "calls"),
+    [
+        (call("get_page", name="x"), [McpCall("tools/call", "get_page", {"name": "x"})]),
+        (request("tools/call", {"name": "now"}), [McpCall("tools/call", "now")]),
+        (request("tools/call", {"name": "now", "arguments": None}), [McpCall("tools/call", "now")]),
+        (request("prompts/get", {"name": "Code review"}), [McpCall("prompts/get", "Code review")]),
+        (request("resources/read", {"uri": "docs://a/b"}), [McpCall("resources/read", "docs://a/b")]),
+        (request("resources/subscribe", {"uri": "docs://a"}), [McpCall("resources/subscribe", "docs://a")]),
+        (
+            request("completion/complete", {"ref": {"type": "ref/prompt", "name": "p"}, "argument": {}}),
+            [McpCall("prompts/get", "p")],
+        ),
+        (
+            request("completion/complete", {"ref": {"type": "ref/resource", "uri": "docs://{+id}/x"}}),
+            [McpCall("resources/read", "docs://*/x")],
+        ),
+        (request("tools/list"), []),
+        (request("initialize", {"protocolVersion": "2025-11-25"}), []),
+        (request("ping", id="a string"), []),
+        (notification("notifications/initialized"), []),
+    ],
+)
+def test_a_message_is_about_what_its_params_name(data: bytes, calls: list[McpCall]) -> None:
+    """What has no name is free; a completion is about what it completes."""
+    assert list(message(data).calls) == calls
+
+
+def test_a_subscription_is_about_every_uri_in_it() -> None:
+    """One that is refused refuses the whole."""
+    uris = ["docs://a", "docs://b"]
+    params = meta({"notifications": {"toolsListChanged": True, "resourceSubscriptions": uris}})
+    found = read(request("subscriptions/listen", params), stateless("subscriptions/listen"))
+    assert isinstance(found, Message)
+    assert list(found.calls) == [McpCall("resources/subscribe", uri) for uri in uris]
+
+
+@pytest.mark.parametrize("given", [{"result": {}}, {"error": {"code": 1, "message": "no"}}])
+def test_a_response_to_the_server_passes_where_servers_ask(given: dict[str, Any]) -> None:
+    """With sessions servers ask, without them they do not."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 7, **given}).encode()
+    assert message(body).kind is Kind.RESPONSE
+    assert message(body).listed == ""
+    found = read(body, stateless(""))
+    assert isinstance(found, Unread)
+    assert "clients of this version send none" in found.fault.hint
+
+
+def test_what_is_forwarded_is_what_was_read_in_our_spelling() -> None:
+    """Escapes and spacing of the caller end here."""
+    data = b'{"jsonrpc" : "2.0", "id":1, "\\u006dethod": "tools\\/call", "params": {"name": "a", "arguments":{"n":1e2}}}'
+    assert message(data).forwarded() == (
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{"n":100.0}}}'
+    )
+
+
+def test_arguments_are_told_apart_by_their_digest_alone() -> None:
+    """The order of keys does not matter; without arguments there is none."""
+    assert message(call("a", x=1, y=2)).digest() == message(call("a", y=2, x=1)).digest() != ""
+    assert message(call("a")).digest() == message(request("tools/list")).digest() == ""
+
+
+def test_only_lists_say_what_they_list() -> None:
+    """The answers that are filtered are known from the request."""
+    assert message(request("tools/list")).listed == "tools"
+    assert message(call("a")).listed == ""
+
+
+FAULTS = [
+    (b"", Code.PARSE_ERROR, "Expecting value"),
+    (b"[]", Code.INVALID_REQUEST, "a batch"),
+    (b"[" + call("a") + b"]", Code.INVALID_REQUEST, "a batch"),
+    (b"7", Code.INVALID_REQUEST, "not a JSON-RPC 2.0"),
+    (b"{}", Code.INVALID_REQUEST, "not a JSON-RPC 2.0"),
+    (request("ping", jsonrpc="1.0"), Code.INVALID_REQUEST, "not a JSON-RPC 2.0"),
+    (request("ping", jsonrpc=2.0), Code.INVALID_REQUEST, "not a JSON-RPC 2.0"),
+    (request("ping", id=None), Code.INVALID_REQUEST, "id: not"),
+    (request("ping", id=True), Code.INVALID_REQUEST, "id: not"),
+    (request("ping", id=1.5), Code.INVALID_REQUEST, "id: not"),
+    (request("ping", id=[]), Code.INVALID_REQUEST, "id: not"),
+    (request("ping", id="x" * 257), Code.INVALID_REQUEST, "id: not"),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}', Code.INVALID_REQUEST, "params no object"),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":null}', Code.INVALID_REQUEST, "params no object"),
+    (request(7), Code.INVALID_REQUEST, "method is no string"),
+    (request(None), Code.INVALID_REQUEST, "method is no string"),
+    (request("ping", Method="tools/call"), Code.PARSE_ERROR, "case only"),
+    (request("ping", extra=1), Code.INVALID_REQUEST, "members beside"),
+    (request("ping", result={}), Code.INVALID_REQUEST, "members beside"),
+    (b'{"jsonrpc":"2.0","id":1}', Code.INVALID_REQUEST, "neither a request"),
+    (b'{"jsonrpc":"2.0","id":1,"Method":"ping"}', Code.INVALID_REQUEST, "neither a request"),
+    (b'{"jsonrpc":"2.0","result":{}}', Code.INVALID_REQUEST, "neither a request"),
+    (b'{"jsonrpc":"2.0","id":1,"result":7}', Code.INVALID_REQUEST, "neither a request"),
+    (b'{"jsonrpc":"2.0","id":1,"result":{},"error":{}}', Code.INVALID_REQUEST, "neither a request"),
+    (request("tools/delete"), Code.METHOD_NOT_FOUND, "no request"),
+    (request("tools/call "), Code.METHOD_NOT_FOUND, "no request"),
+    (request("TOOLS/CALL"), Code.METHOD_NOT_FOUND, "no request"),
+    (request("tasks/result", {"taskId": "1"}), Code.METHOD_NOT_FOUND, "no request"),
+    (request("server/discover"), Code.METHOD_NOT_FOUND, "no request"),
+    (request("sampling/createMessage"), Code.METHOD_NOT_FOUND, "no request"),
+    (request("notifications/initialized"), Code.METHOD_NOT_FOUND, "no request"),
+    (notification("tools/call"), Code.METHOD_NOT_FOUND, "no notification"),
+    (notification("notifications/tools/list_changed"), Code.METHOD_NOT_FOUND, "no notification"),
+    (request("tools/call"), Code.INVALID_PARAMS, "name is not a string"),
+    (request("tools/call", {"name": ""}), Code.INVALID_PARAMS, "name is not a string"),
+    (request("tools/call", {"name": ["a"]}), Code.INVALID_PARAMS, "name is not a string"),
+    (request("tools/call", {"name": "x" * 257}), Code.INVALID_PARAMS, "name is not a string"),
+    (request("tools/call", {"name": "a\u0000"}), Code.INVALID_PARAMS, "do not show"),
+    (request("tools/call", {"name": "a\u200b"}), Code.INVALID_PARAMS, "do not show"),
+    (request("tools/call", {"name": "a "}), Code.INVALID_PARAMS, "do not show"),
+    (request("tools/call", {"name": "a", "arguments": []}), Code.INVALID_PARAMS, "arguments is no object"),
+    (request("tools/call", {"name": "a", "arguments": "{}"}), Code.INVALID_PARAMS, "arguments is no object"),
+    (request("tools/call", {"name": "a", "Arguments": {}}), Code.INVALID_REQUEST, "in another case"),
+    (request("tools/call", {"NAME": "a"}), Code.INVALID_REQUEST, "in another case"),
+    (request("tools/call", {"name": "a", "task": {}}), Code.INVALID_PARAMS, "tasks are not supported"),
+    (request("resources/read"), Code.INVALID_PARAMS, "a URI that is no string"),
+    (request("resources/read", {"uri": "docs://a/../b"}), Code.INVALID_PARAMS, "normal form"),
+    (request("resources/read", {"uri": "docs://a/%2e%2e/b"}), Code.INVALID_PARAMS, "normal form"),
+    (request("resources/read", {"uri": "docs://a%2Fb"}), Code.INVALID_PARAMS, "normal form"),
+    (request("resources/read", {"uri": "docs://a\\b"}), Code.INVALID_PARAMS, "normal form"),
+    (request("resources/read", {"uri": "docs://a b"}), Code.INVALID_PARAMS, "normal form"),
+    (request("resources/read", {"uri": "docs://{id}"}), Code.INVALID_PARAMS, "normal form"),
+    (request("resources/read", {"uri": "DOCS://a"}), Code.INVALID_PARAMS, "normal form"),
+    (request("resources/read", {"uri": "/etc/passwd"}), Code.INVALID_PARAMS, "normal form"),
+    (request("resources/read", {"uri": "docs://" + "a" * 3_000}), Code.INVALID_PARAMS, "normal form"),
+    (request("completion/complete"), Code.INVALID_PARAMS, "ref is neither"),
+    (
+        request("completion/complete", {"ref": {"type": "ref/tool", "name": "a"}}),
+        Code.INVALID_PARAMS,
+        "ref is",
+    ),
+    (request("completion/complete", {"ref": {"type": "ref/prompt"}}), Code.INVALID_PARAMS, "name is not"),
+]
+
+
+@pytest.mark.parametrize(("data", "code", "why"), FAULTS)
+def test_what_is_no_message_that_may_pass_is_not_judged_at_all(data: bytes, code: Code, why: str) -> None:
+    """Each fault has its code, and says what to mend."""
+    fault = unread(data).fault
+    assert (fault.code, why in fault.hint) == (code, True), fault
+
+
+@pytest.mark.parametrize(
+    "notifications",
+    [
+        None,
+        [],
+        {"resourceSubscriptions": "docs://a"},
+        {"resourceSubscriptions": [7]},
+        {"resourceSubscriptions": ["docs://a/../b"]},
+        {"resourceSubscriptions": [f"docs://{n}" for n in range(101)]},
+        {"ResourceSubscriptions": ["docs://a"]},
+        {"everything": True},
+    ],
+)
+def test_a_subscription_that_cannot_be_read_is_refused(notifications: object) -> None:
+    """Every URI in it must be there to be decided on."""
+    data = request("subscriptions/listen", meta({"notifications": notifications}))
+    found = read(data, stateless("subscriptions/listen"))
+    assert isinstance(found, Unread)
+    assert found.fault.code is Code.INVALID_PARAMS
+
+
+def test_a_refusal_knows_whom_to_answer() -> None:
+    """The id is known as soon as it was read, the method only where it is one of ours."""
+    assert unread(request("nonsense", id="x")).sender.id == "x"
+    assert unread(request("nonsense")).sender.method == ""
+    assert unread(request("tools/call")).sender.method == "tools/call"
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["jsonrpc", "id", "method", "params", "x"]),
+        st.sampled_from(
+            [
+                "2.0",
+                1,
+                None,
+                *METHODS,
+                {},
+                [],
+                {"name": "a"},
+                {"uri": "a:b"},
+                {"name": 1, "arguments": {"a": 1}},
+            ]
+        ),
+    )
+)
+def test_any_message_is_read_or_not_and_never_half(body: dict[str, Any]) -> None:
+    """What is read has a known method or is a response, and is forwarded as it was read."""
+    found = read(json.dumps(body).encode(), fields())
+    if isinstance(found, Message):
+        assert json.loads(found.forwarded()) == body
+        assert found.kind is Kind.RESPONSE or found.sender.method in METHODS
+
+
+@given(st.binary())
+def test_any_bytes_are_a_message_or_not(data: bytes) -> None:
+    """Nothing is raised."""
+    assert isinstance(read(data, fields()), Message | Unread)
