@@ -14,7 +14,7 @@ from sidecar.http.relay import Relay, Settings
 from sidecar.http.seams import Admission, Call, Dialect, MalformedError, Outcome
 from sidecar.policy.decide import Decision
 from sidecar.policy.model import Verdict
-from sidecar.policy.operation import HttpCall
+from sidecar.policy.operation import HttpCall, McpCall
 from sidecar.proxy.arrival import EndedError
 from sidecar.proxy.splice import Broken, Gate
 from sidecar.reasons import Reason
@@ -41,6 +41,9 @@ class FakeJudge:
         if isinstance(call, HttpCall) and call.path.startswith("/no"):
             return Decision(Verdict.DENY, Reason.NO_GRANT, "", 0, "no grant lets you")
         return Decision(Verdict.ALLOW, rule="read-wiki")
+
+    def could(self, call: McpCall) -> bool:
+        return self.decide(call).allowed
 
     async def admit(self, call: Call, traceparent: bytes) -> Admission:
         await trio.lowlevel.checkpoint()
@@ -152,10 +155,11 @@ async def relay(
     dialect: Dialect | None = None,
     settings: Settings | None = None,
     dials: int = 10,
+    judge: FakeJudge | None = None,
 ) -> AsyncIterator[World]:
     """A relay at work; ``dials``: how often the tool answers the telephone."""
     mine, near = trio.testing.memory_stream_pair()
-    world = World(mine)
+    world = World(mine, judge or FakeJudge())
 
     def passing(count: int, outwards: bool) -> bool:
         world.passed[outwards] += count
