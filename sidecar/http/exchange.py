@@ -195,8 +195,11 @@ class Exchange:
             await self.agent.send(b"".join(self._given(found, ended=ended)))
 
     async def _filter(self, start: h11.Response, looking: Filter) -> None:
-        """The head is held back until something of the body may pass."""
+        """The head is held back until something of the body may pass, unless it cannot wait."""
         ended = False
+        if not looking.holds_head:
+            self.tally.status = start.status_code
+            await self.agent.send(self.agent.messages.write(start))
         while not ended:
             try:
                 found, ended = await self._more()

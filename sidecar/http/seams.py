@@ -92,11 +92,11 @@ class Answer:
 
 
 class Filter(Protocol):
-    """Sees a response's body before the agent does. Raises RemoteError for one that must not be passed on.
+    """Sees a response's body before the agent does. Raises RemoteError for one that must not be passed on."""
 
-    The response's head is held back until the first byte comes out, so that a filter which gives nothing before
-    :meth:`end` can still have the whole response refused.
-    """
+    holds_head: bool
+    """Whether the response's head waits for the first byte that comes out: a filter that gives nothing before
+    :meth:`end` can then still have the whole response refused. A stream of events cannot wait for its first."""
 
     def feed(self, data: bytes) -> bytes:
         """The next piece of the body; what to pass on now."""

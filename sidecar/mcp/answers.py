@@ -63,6 +63,8 @@ class Watch:
 class Pass:
     """A JSON answer that lists nothing: passes as it comes."""
 
+    holds_head = True
+
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._seen = bytearray()
@@ -87,6 +89,8 @@ class Pass:
 class ListFilter:
     """A JSON answer that lists: held back until it is whole."""
 
+    holds_head = True
+
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._held = bytearray()
@@ -103,6 +107,8 @@ class ListFilter:
 
 class EventFilter:
     """An answer of events. A client of MCP reads those of type ``message``, so the others end here."""
+
+    holds_head = False
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
