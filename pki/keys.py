@@ -87,7 +87,7 @@ def load_private(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
+            if mode & (0o037 if _is_systemd_credential(path) else 0o077):
                 raise LocalError(f"{path}: mode {mode:04o} lets others read it; run: chmod 0600 {path}")
             data = file.read(MAX_KEY_FILE_BYTES + 1)
     except OSError as error:
@@ -95,3 +95,8 @@ def load_private(path: Path) -> bytes:
     if len(data) > MAX_KEY_FILE_BYTES:
         raise LocalError(f"{path}: larger than {MAX_KEY_FILE_BYTES} bytes")
     return data
+
+
+def _is_systemd_credential(path: Path) -> bool:
+    """systemd lets its service read one by an ACL, whose mask shows as the group's bits (systemd.exec(5))."""
+    return str(path.parent) == os.environ.get("CREDENTIALS_DIRECTORY")

@@ -48,6 +48,8 @@ TOOL_CA = certs.root("tool-ca")
 OTHER_CA = certs.root("other-ca")
 TOOL = certs.issue(TOOL_CA, "tool.internal")
 SIDECAR = certs.issue(TOOL_CA, "sidecar.internal")
+CREDENTIAL = "sidecar-certificate"
+"""What LoadCredential= of a unit would call it."""
 
 SERVICE = """
 [services.{name}]
@@ -69,7 +71,7 @@ id = "to-the-servers"
 agents = ["researcher"]
 services = [{names}]
 """
-SERVERS = ("redis", "postgres", "postgres-socket", "git", "vouched", "doubted")
+SERVERS = ("redis", "postgres", "postgres-socket", "git", "vouched", "entrusted", "doubted")
 
 
 class Clients(Mesh):
@@ -111,11 +113,16 @@ class Clients(Mesh):
         targets = {name: f"127.0.0.1:{port}" for name, port in self.target.items()}
         targets["postgres-socket"] = f"unix:{self.folder / 'postgres.sock'}"
         more = dict.fromkeys(SERVERS, "")
-        for name, ca in (("vouched", "tool-ca.pem"), ("doubted", "other-ca.pem")):
+        file = str(self.folder / "sidecar.pem")
+        for name, ca, shown in (
+            ("vouched", "tool-ca.pem", file),
+            ("entrusted", "tool-ca.pem", CREDENTIAL),
+            ("doubted", "other-ca.pem", file),
+        ):
             targets[name] = f"tls://127.0.0.1:{self.target['vouched']}"
             more[name] = (
                 f'ca = "{self.folder / ca}"\nserver-name = "tool.internal"\n'
-                f'inject = {{ client-certificate = "{self.folder / "sidecar.pem"}" }}'
+                f'inject = {{ client-certificate = "{shown}" }}'
             )
         return "".join(
             [
@@ -134,8 +141,11 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
     folder = Path(tempfile.mkdtemp(prefix="lg-"))
     folder.chmod(0o755)
     few = ["prlimit", f"--nofile={SOFT_LIMIT}:"] if has("prlimit") else []
+    credentials = ["env", f"CREDENTIALS_DIRECTORY={folder / 'credentials'}"]
     try:
-        with dev_mesh(tmp_path_factory.mktemp("clients") / "D", "--nodes", "2", become=few) as plain:
+        with dev_mesh(
+            tmp_path_factory.mktemp("clients") / "D", "--nodes", "2", become=[*few, *credentials]
+        ) as plain:
             clients = Clients(plain.root, plain.process, plain.env, plain.started)
             ports = free_ports(2 * len(SERVERS))
             clients.entrance = dict(zip(SERVERS, ports, strict=False))
@@ -158,6 +168,10 @@ def write_credentials(folder: Path) -> None:
     for name, one in (("tool", TOOL), ("sidecar", SIDECAR)):
         key = one.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         save_private(one.certificate.public_bytes(Encoding.PEM) + key, folder / f"{name}.pem")
+    # As systemd leaves it: read-only, and the mask of its ACL where a group's bits are.
+    (folder / "credentials").mkdir(mode=0o700)
+    credential = shutil.copy(folder / "sidecar.pem", folder / "credentials" / CREDENTIAL)
+    Path(credential).chmod(0o440)
 
 
 @pytest.fixture(scope="module")
@@ -327,30 +341,33 @@ def transactions_under_way(mesh: Clients) -> int:
 
 
 @pytest.mark.skipif(not has("git"), reason="git is not installed")
-def test_git_clones_over_http(mesh: Clients, tmp_path: Path) -> None:
-    """A clone through the binding has the very commit, and fsck finds nothing wrong with it."""
-    origin, port = tmp_path / "origin", mesh.target["git"]
+@pytest.mark.parametrize("how", ["dumb", "smart"])
+def test_git_clones_over_http(mesh: Clients, tmp_path: Path, how: str) -> None:
+    """A clone through the binding has the very commit, fsck finds nothing wrong with it, and a pull brings the next."""
+    origin, clone, port = tmp_path / "origin", tmp_path / "clone", mesh.target["git"]
     run("git", "init", "-q", origin)
     (origin / "large").write_bytes(os.urandom(3_000_000))
-    (origin / "README").write_text("cloned through two sidecars\n")
-    run("git", "-C", origin, "add", ".")
-    run("git", "-C", origin, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", "all of it")
-    run("git", "-C", origin, "update-server-info")
-    server: Command = [
-        sys.executable,
-        "-m",
-        "http.server",
-        "--bind",
-        "127.0.0.1",
-        "--directory",
-        origin,
-        str(port),
-    ]
+    commit(origin, "cloned through two sidecars")
+    dumb: Command = ["http.server", "--bind", "127.0.0.1", "--directory", tmp_path, str(port)]
+    smart: Command = ["tests.git_server", str(port), tmp_path]
+    server: Command = [sys.executable, "-m", *(dumb if how == "dumb" else smart)]
     with serving(server, lambda: listens(port), tmp_path / "log"):
-        run("git", "clone", "-q", f"http://127.0.0.1:{mesh.entrance['git']}/.git", tmp_path / "clone")
-    run("git", "-C", tmp_path / "clone", "fsck", "--strict")
-    heads = [run("git", "-C", tmp_path / one, "rev-parse", "HEAD") for one in ("origin", "clone")]
+        url = f"http://127.0.0.1:{mesh.entrance['git']}/origin/.git"
+        run("git", "clone", "-q", url, clone)
+        run("git", "-C", clone, "fsck", "--strict")
+        commit(origin, "and fetched")
+        run("git", "-C", clone, "pull", "-q", "--ff-only")
+    heads = [run("git", "-C", one, "rev-parse", "HEAD") for one in (origin, clone)]
     assert heads[0] == heads[1]
+    assert ("POST" in (tmp_path / "log").read_text()) == (how == "smart")
+
+
+def commit(repository: Path, words: str) -> None:
+    """A commit of everything, which a dumb server can hand out too."""
+    (repository / "README").write_text(words)
+    run("git", "-C", repository, "add", ".")
+    run("git", "-C", repository, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", words)
+    run("git", "-C", repository, "update-server-info")
 
 
 @pytest.mark.skipif(not has("curl", "sha256sum"), reason="curl or sha256sum is not installed")
@@ -433,9 +450,10 @@ def test_a_unix_socket_refuses_another_user(mesh: Clients) -> None:
 
 @pytest.mark.usefixtures("vouched")
 @pytest.mark.skipif(not has("curl"), reason="curl is not installed")
-def test_a_tls_tool_sees_the_injected_certificate(mesh: Clients) -> None:
+@pytest.mark.parametrize("service", ["vouched", "entrusted"], ids=["from-a-file", "from-systemd"])
+def test_a_tls_tool_sees_the_injected_certificate(mesh: Clients, service: str) -> None:
     """The agent speaks plain HTTP and holds nothing; the tool demands a certificate, and is shown the sidecar's."""
-    done = curl("--fail", f"http://127.0.0.1:{mesh.entrance['vouched']}/")
+    done = curl("--fail", f"http://127.0.0.1:{mesh.entrance[service]}/")
     assert done.returncode == 0, done.stderr
     assert b"DNS:sidecar.internal" in done.stdout
 

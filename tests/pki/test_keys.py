@@ -60,6 +60,20 @@ def test_a_key_that_others_can_read_is_refused(path: Path, mode: int) -> None:
         keys.load(path)
 
 
+def test_a_systemd_credential_may_show_the_mask_of_its_acl(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0440 is how systemd leaves one for a service that is not root; anybody else's bits, and writing, stay refused."""
+    keys.save_private(b"secret", path)
+    path.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    assert keys.load_private(path) == b"secret"
+    for mode in (0o444, 0o460):
+        path.chmod(mode)
+        with pytest.raises(LocalError, match="lets others read it"):
+            keys.load_private(path)
+
+
 @pytest.mark.parametrize(
     ("content", "passphrase", "problem"),
     [
