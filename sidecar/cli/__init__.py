@@ -17,6 +17,7 @@ from sidecar.exits import Exit
 VERBS = {
     "audit": "sidecar.cli.audit:audit",
     "ca": "sidecar.cli.ca:ca",
+    "check": "sidecar.cli.check:check",
     "dev": "sidecar.cli.dev:dev",
     "join": "sidecar.cli.join:join",
     "lock": "sidecar.cli.stops:lock",

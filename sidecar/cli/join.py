@@ -160,7 +160,7 @@ async def _take_up(joined: Joined, folder: Path, secret: bytes | None) -> str:
     """Write the credential last: with it we have joined, and what broke off before is simply done again."""
     identity = joined.identity
     Credential(identity.id, identity.chain, joined.key).save(folder, secret)
-    return await _self_test(joined.ca, joined.bundle, identity.chain, joined.key)
+    return await self_test(joined.ca, joined.bundle, identity.chain, joined.key)
 
 
 async def _enrol(token: Token, key: Key, addresses: list[str]) -> Joined:
@@ -200,7 +200,7 @@ def _checked(answer: dict[str, object], token: Token, bundle: TrustBundle, key: 
     return identity
 
 
-async def _self_test(ca: str, bundle: TrustBundle, chain: tuple[bytes, ...], key: Key) -> str:
+async def self_test(ca: str, bundle: TrustBundle, chain: tuple[bytes, ...], key: Key) -> str:
     """Speak to the CA with the new certificate; it says who it takes us for."""
     async with await connect_ca(ca, bundle, chain, key, SystemClock()) as client:
         answer = (await client.request("GET", "/v1/status")).json

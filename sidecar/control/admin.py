@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from pki.errors import RefusedError
 from sidecar.control import state, statements
+from sidecar.control.bypass import bypass_route
 from sidecar.control.unix import ERROR_HANDLERS, answer
 from sidecar.node import Node
 from sidecar.proxy.streams import Live
@@ -38,6 +39,7 @@ def admin_app(node: Node, reload: state.Reload) -> Starlette:
             Route("/v1/streams/{id}/cut", cut, methods=["POST"]),
             state.reload_route(reload),
             state.policy_route(node.member, node.seams.objects),
+            bypass_route(node),
             *statements.routes(node.member, node.trust_domain),
         ],
         exception_handlers=ERROR_HANDLERS,
