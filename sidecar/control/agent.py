@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from starlette.applications import Starlette
@@ -15,13 +15,13 @@ from starlette.routing import Route
 from pki.codec import convert
 from pki.errors import RefusedError
 from sidecar.control import SCHEMA_VERSION, client_certificates
+from sidecar.control.local_api import asker_of, described, local_routes, summary
 from sidecar.control.unix import (
     ERROR_HANDLERS,
     answer,
     body_of,
     caller_of,
     connection_of,
-    is_root,
     step_aside,
 )
 from sidecar.node import Node
@@ -54,6 +54,7 @@ def agent_app(node: Node) -> Starlette:
     async def start(request: Request) -> Response:
         wanted = convert(await body_of(request), StartSession, what="session start")
         uid = _entitled_uid(node, wanted.agent, caller_of(request))
+        asker_of(node, request).require_free()
         if wanted.export and not wanted.hold:
             raise RefusedError(
                 "session: exported credentials are told on the connection that holds it; add hold"
@@ -61,7 +62,7 @@ def agent_app(node: Node) -> Starlette:
         hold = Hold() if wanted.hold else None
         with _counted(node, starts, uid), _caller_process(request, wanted) as pidfd:
             session = await node.life.start(wanted.agent, uid, Wish(pidfd, hold, wanted.export))
-        started = _started(node, session)
+        started = described(node, session)
         if hold is None:
             return answer(started, 201)
         step_aside(request)
@@ -71,23 +72,23 @@ def agent_app(node: Node) -> Starlette:
 
     def own(request: Request) -> Session:
         session = node.sessions.find(request.path_params["id"])
-        if session is None or not _is_own(session, caller_of(request)):
+        if session is None or not asker_of(node, request).may_touch(session):
             raise RefusedError(f"session {request.path_params['id']}: you have no such session on this node")
         return session
 
     async def show(request: Request) -> Response:
-        return answer(_started(node, own(request)))
+        return answer(described(node, own(request)))
 
     async def list_own(request: Request) -> Response:
-        mine = [session for session in node.sessions if _is_own(session, caller_of(request))]
-        return answer({"sessions": [_session(session) for session in mine]})
+        mine = filter(asker_of(node, request).may_touch, node.sessions.everyone())
+        return answer({"sessions": [summary(session) for session in mine]})
 
     async def end(request: Request) -> Response:
         session = own(request)
         last = request.query_params.get("when") != "alone" or _is_alone(session, caller_of(request))
         if last:
-            node.life.end(session)
-        return answer({**_session(session), "ended": last})
+            _end(node, session)
+        return answer({**summary(session), "ended": last})
 
     return Starlette(
         routes=[
@@ -96,6 +97,7 @@ def agent_app(node: Node) -> Starlette:
             Route("/v1/sessions/{id}", show, methods=["GET"]),
             Route("/v1/sessions/{id}", end, methods=["DELETE"]),
             *client_certificates.routes(node, own),
+            *local_routes(node),
         ],
         exception_handlers=ERROR_HANDLERS,
     )
@@ -141,25 +143,8 @@ def _is_alone(session: Session, caller: PeerCred) -> bool:
     return session.cgroup is None or set(session.cgroup.members()) <= {caller.pid}
 
 
-def _is_own(session: Session, caller: PeerCred) -> bool:
-    return caller.uid == session.uid or is_root(caller)
-
-
-def _session(session: Session) -> dict[str, Any]:
-    return {
-        "session": session.id.session,
-        "agent": session.id.name,
-        "id": str(session.id),
-        "uid": session.uid,
-        "started": session.started,
-        "not_after": session.identity.not_after,
-        "attribution": "cgroup" if session.cgroup else "uid",
-        "exported": session.exported,
-    }
-
-
-def _started(node: Node, session: Session) -> dict[str, Any]:
-    policy = node.member.snapshot.policy
-    bindings = policy.bindings_on(node.name) if policy else ()
-    mine = {b.service: b.address for b in bindings if b.agent == session.id.name}
-    return {**_session(session), "services": mine, "traceparent": session.trace}
+def _end(node: Node, session: Session) -> None:
+    if session.child is None:
+        node.life.end(session)
+    else:
+        node.children.end(session.child)

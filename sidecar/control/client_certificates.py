@@ -44,7 +44,7 @@ def routes(node: Node, own: Own) -> list[Route]:
             raise RefusedError(
                 f'agent {session.id.name}: no binding to {wanted.service} with callers = "mtls"'
             )
-        pin = Pin(session.id.name, wanted.service, session.id.session)
+        pin = Pin(session.id.name, wanted.service, session.name)
         ends = session.identity.not_after
         der = node.local_tls.certify(pin, public_key_of_csr(wanted.csr), ends)
         roots = b"".join(chains.to_pem([root]) for root in node.member.bundle.roots)

@@ -59,7 +59,7 @@ def local_routes(node: Node) -> list[Route]:
 
     async def start_child(request: Request) -> Response:
         wanted = convert(await body_of(request), StartChild, what="child")
-        asker = _asker(node, request)
+        asker = asker_of(node, request)
         parent = asker.own() if asker.is_inside or not wanted.session else asker.named(wanted.session)
         left = _left(node, parent, wanted)
         pidfd = peer_pidfd(connection_of(request), caller_of(request).pid)
@@ -69,17 +69,17 @@ def local_routes(node: Node) -> list[Route]:
             child = node.children.start(parent, left, pidfd)
         finally:
             os.close(pidfd)
-        return answer(started(node, child), 201)
+        return answer(described(node, child), 201)
 
     async def show_session(request: Request) -> Response:
-        return answer(described(_asker(node, request).own()))
+        return answer(described(node, asker_of(node, request).own()))
 
     async def show_bindings(request: Request) -> Response:
-        session = _asker(node, request).own()
+        session = asker_of(node, request).own()
         return answer({"bindings": [_binding(node, one) for one in _bindings(node, session)]})
 
     async def show_refusals(request: Request) -> Response:
-        viewer, named = _asker(node, request).viewer(), request.path_params.get("id", "")
+        viewer, named = asker_of(node, request).viewer(), request.path_params.get("id", "")
         return answer({"refusals": [_refusal(one) for one in node.refusals.seen_by(viewer, named)]})
 
     return [
@@ -91,10 +91,9 @@ def local_routes(node: Node) -> list[Route]:
     ]
 
 
-def described(session: Session) -> dict[str, Any]:
-    """A session or child, for its own processes."""
+def summary(session: Session) -> dict[str, Any]:
+    """A session or child, for those who may see it."""
     left = session.narrowing
-    certified = session.identity.not_after
     return {
         "session": session.name,
         "parents": list(session.parents),
@@ -102,37 +101,21 @@ def described(session: Session) -> dict[str, Any]:
         "id": str(session.id),
         "uid": session.uid,
         "started": session.started,
-        "not_after": certified if left is None else left.not_after,
+        "not_after": left.not_after if left else session.identity.not_after,
         "attribution": "cgroup" if session.cgroup else "uid",
-        "narrowed": None
-        if left is None
-        else {
-            "services": sorted(left.services),
-            "operations": None if left.operations is None else list(left.operations),
-        },
+        "exported": session.exported,
+        "operations": list(left.operations) if left and left.operations is not None else None,
     }
 
 
-def started(node: Node, session: Session) -> dict[str, Any]:
-    """The same with what its processes need in their environment."""
+def described(node: Node, session: Session) -> dict[str, Any]:
+    """The same with what its processes need: where each service is that it may ask for, and its trace."""
     services = {one.service: one.address for one in _bindings(node, session)}
-    return {**described(session), "services": services, "traceparent": session.trace}
-
-
-def require_free(node: Node, request: Request) -> None:
-    """That the caller may start a session of its own; raises RefusedError.
-
-    A child would else have all its parent has by starting anew, and so would what is left of a revoked session.
-    """
-    asker = _asker(node, request)
-    if asker.is_inside and (asker.session is None or asker.session.child is not None):
-        raise RefusedError(
-            "session: you run inside a child session, or in what is left of one that ended; neither starts another"
-        )
+    return {**summary(session), "services": services, "traceparent": session.trace}
 
 
 @dataclass(frozen=True, slots=True)
-class _Asker:
+class Asker:
     """The process at the other end, as it is now. ``reason``: why it is no session."""
 
     node: Node
@@ -158,9 +141,29 @@ class _Asker:
     def named(self, name: str) -> Session:
         """One of its user's sessions; raises RefusedError."""
         session = self.node.sessions.find(name)
-        if session is None or not (self.is_root or session.uid == self.owner.uid):
+        if session is None or not self.may_touch(session):
             raise RefusedError(f"session {name}: you have no such session on this node")
         return session
+
+    def require_free(self) -> None:
+        """That it may start a session of its own; raises RefusedError.
+
+        A child would else have all its parent has by starting anew, and so would what is left of a revoked session.
+        """
+        if self.is_inside and (self.session is None or self.session.child is not None):
+            raise RefusedError(
+                "session: you run in a child session, or in what is left of one that ended; neither starts another"
+            )
+
+    def may_touch(self, session: Session) -> bool:
+        """Whether it may act on a session: of its user; from a child, on itself and those below, never on its parent."""
+        if not (self.is_root or session.uid == self.owner.uid):
+            return False
+        if not self.is_inside:
+            return True
+        if self.session is None:
+            return False
+        return self.session.child is None or self.session.name in (session.name, *session.parents)
 
     def viewer(self) -> Viewer:
         if self.is_inside:
@@ -171,7 +174,7 @@ class _Asker:
         return Viewer(self.owner.uid, None, mine, self.is_root)
 
 
-def _asker(node: Node, request: Request) -> _Asker:
+def asker_of(node: Node, request: Request) -> Asker:
     """Who asks; raises RefusedError when it is gone."""
     try:
         owner = node.seams.kernel.caller_of(connection_of(request))
@@ -187,7 +190,7 @@ def _asker(node: Node, request: Request) -> _Asker:
     else:
         session = node.sessions.find(found.session)
     is_inside = owner.cgroup_id is not None and owner.cgroup_id in claimed
-    return _Asker(node, owner, is_root(caller_of(request)), is_inside, session, reason)
+    return Asker(node, owner, is_root(caller_of(request)), is_inside, session, reason)
 
 
 def _left(node: Node, parent: Session, wanted: StartChild) -> Narrowing:

@@ -1,6 +1,7 @@
 """Control sockets without sockets: a request to an app over a stream in memory, as whatever user the test likes."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sidecar.audit.volume import Site
 from sidecar.audit.writer import AuditWriter
 from sidecar.certify import CaAccess
 from sidecar.config import load_node_config
-from sidecar.control.unix import CALLER
+from sidecar.control.unix import CALLER, CONNECTION
 from sidecar.disk import RealDisk
 from sidecar.gossip.journal import Journal
 from sidecar.identity import Credential
@@ -26,7 +27,7 @@ from sidecar.node import Node, Seams
 from sidecar.objects import Objects
 from sidecar.paths import Paths
 from sidecar.peercred import PeerCred
-from sidecar.proxy.attribute import SocketOwner
+from sidecar.proxy.attribute import ESTABLISHED, SocketOwner
 from tests.authority import NOW, new_key
 from tests.clock import ManualClock
 from tests.statements import Mint
@@ -44,16 +45,23 @@ ca-control = "127.0.0.1:7446"
 
 
 async def ask(
-    app: ASGIApp, method: str, path: str, body: object = None, *, caller: PeerCred = ROOT
+    app: ASGIApp,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    caller: PeerCred = ROOT,
+    cgroup: int | None = None,
 ) -> tuple[int, Any]:
-    """HTTP status and decoded body of one request. ``bytes`` go as they are."""
+    """HTTP status and decoded body of one request. ``bytes`` go as they are. ``cgroup``: where its process is."""
     payload = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     head = (
         f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(payload)}\r\n\r\n"
     )
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: serve_connection(theirs, app, extra={CALLER: caller}))
+        extra = {CALLER: caller, CONNECTION: Here(SocketOwner(ESTABLISHED, caller.uid, 1, cgroup))}
+        nursery.start_soon(lambda: serve_connection(theirs, app, extra=extra))
         await ours.send_all(head.encode() + payload)
         said = b"".join([part async for part in ours])
     start, _, answer = said.partition(b"\r\n\r\n")
@@ -113,8 +121,15 @@ async def with_policy(node: Station, text: str, sequence: int = 1) -> None:
     assert node.member.loaded.digest == digest
 
 
-class NoKernel:
-    """Nobody connects here."""
+@dataclass(frozen=True)
+class Here:
+    """A connection whose other end a test made up; None: it is gone."""
 
-    def caller_of(self, accepted: object) -> SocketOwner | None:  # noqa: ARG002 - the seam's
-        return None
+    owner: SocketOwner | None
+
+
+class NoKernel:
+    """Knows what a test says of a connection."""
+
+    def caller_of(self, accepted: object) -> SocketOwner | None:
+        return accepted.owner if isinstance(accepted, Here) else None
