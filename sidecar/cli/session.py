@@ -1,6 +1,7 @@
-"""`lockgate session start | exec | ls | end`."""
+"""`lockgate session start | exec | ls | show | end`."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sidecar.cli.child import child, why
 from sidecar.cli.client_certificate import client_certificate, write_client_certificates
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import ID, clock_time
-from sidecar.control.client import call
+from sidecar.control.client import Held, call
 from sidecar.exits import Exit
 
 agent_option = click.option("--agent", required=True, help="The agent of the policy that this is a run of.")
@@ -36,9 +37,18 @@ session.add_command(why)
     type=click.Path(path_type=Path),
     help="Write certificates for its mtls bindings into DIR.",
 )
+@click.option(
+    "--export",
+    "export",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Stay, and keep its certificate, key and trust bundle in DIR until told to stop.",
+)
 @settings_options
-def start(settings: Settings, agent: str, folder: Path | None) -> int:
+def start(settings: Settings, agent: str, folder: Path | None, export: Path | None) -> int:
     """Start a session: processes of the agent's uid may use its bindings from now on."""
+    if export is not None:
+        return _start_exported(settings, agent, export)
     answer = call(settings.paths.agent_sock, "POST", "/v1/sessions", {"agent": agent})
     if folder is not None:
         try:
@@ -46,8 +56,7 @@ def start(settings: Settings, agent: str, folder: Path | None) -> int:
         except (LockgateError, OSError):
             call(settings.paths.agent_sock, "DELETE", f"/v1/sessions/{answer['session']}")
             raise
-    lines = [f"  {service} {address}" for service, address in answer["services"].items()]
-    settings.emit(answer, "\n".join([answer["session"], *lines]))
+    settings.emit(answer, how_to_use(answer))
     return Exit.YES
 
 
@@ -62,17 +71,14 @@ def execute(settings: Settings, agent: str, command: tuple[str, ...]) -> int:
 
     sock = settings.paths.agent_sock
     try:
-        started = call(sock, "POST", "/v1/sessions", {"agent": agent, "own_cgroup": True})
+        held = Held(sock, "/v1/sessions", {"agent": agent, "own_cgroup": True, "hold": True})
     except LockgateError as error:
         click.echo(f"lockgate: {error}", err=True)
         return Exit.EXEC_FAILED
     try:
-        return run_command(list(command), environment(started), started["uid"])
+        return run_command(list(command), environment(held.first), held.first["uid"])
     finally:
-        try:
-            call(sock, "DELETE", f"/v1/sessions/{started['session']}")
-        except LockgateError as error:
-            click.echo(f"lockgate: the session could not be ended: {error}", err=True)
+        _finish(sock, held)
 
 
 @session.command(name="ls")
@@ -80,12 +86,17 @@ def execute(settings: Settings, agent: str, command: tuple[str, ...]) -> int:
 def list_sessions(settings: Settings) -> int:
     """Your own sessions on this node; all of them for root."""
     answer = call(settings.paths.agent_sock, "GET", "/v1/sessions")
-    lines = [
-        f"{one['session']}  {one['agent']}  uid {one['uid']}  known by {one['attribution']}"
-        f"  until {clock_time(one['not_after'])}"
-        for one in answer["sessions"]
-    ]
-    settings.emit(answer, "\n".join(lines) or "no sessions of yours")
+    settings.emit(answer, table(answer["sessions"]) or "no sessions of yours")
+    return Exit.YES
+
+
+@session.command()
+@click.argument("session_id", metavar="ID", type=ID)
+@settings_options
+def show(settings: Settings, session_id: str) -> int:
+    """One session of yours on this node: who it is, and how to use it."""
+    answer = call(settings.paths.agent_sock, "GET", f"/v1/sessions/{session_id}")
+    settings.emit(answer, f"{how_to_use(answer)}\n{_details(answer)}")
     return Exit.YES
 
 
@@ -100,6 +111,75 @@ def end(settings: Settings, session_id: str) -> int:
 
 
 session.add_command(client_certificate)
+
+
+def how_to_use(started: dict[str, Any]) -> str:
+    """The id alone on the first line, for scripts; then each service, and where it is reached."""
+    services = started["services"]
+    width = max(map(len, services), default=0)
+    lines = [f"  {service:<{width}}  {address}" for service, address in services.items()]
+    return "\n".join([started["session"], *lines])
+
+
+def table(sessions: list[dict[str, Any]]) -> str:
+    """A line for each, the columns aligned."""
+    rows = [
+        (
+            one["session"],
+            one["agent"],
+            f"uid {one['uid']}",
+            f"known by {one['attribution']}",
+            f"until {clock_time(one['not_after'])}",
+            "exported" if one.get("exported") else "",
+        )
+        for one in sessions
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _details(one: dict[str, Any]) -> str:
+    lines = {
+        "agent": f"{one['agent']}, as uid {one['uid']}",
+        "SPIFFE ID": one["id"],
+        "known by": one["attribution"],
+        "started": clock_time(one["started"]),
+        "certificate": f"until {clock_time(one['not_after'])}, renewed before",
+        "key": "exported" if one.get("exported") else "in the daemon only",
+    }
+    return "\n".join(f"{name + ':':<13}{value}" for name, value in lines.items())
+
+
+def _start_exported(settings: Settings, agent: str, folder: Path) -> int:
+    from sidecar.cli.export import Export
+
+    wanted = {"agent": agent, "hold": True, "export": True}
+    export = Export(Held(settings.paths.agent_sock, "/v1/sessions", wanted), folder)
+    started = export.started
+
+    def ready() -> None:
+        settings.emit({**started, "exported_to": str(folder)}, f"{how_to_use(started)}\n  files in {folder}")
+        sys.stdout.flush()
+
+    export.run(ready)
+    return Exit.YES
+
+
+def _finish(sock: Path, held: Held) -> None:
+    """The command is over, and its session with it, unless others of the session still run."""
+    try:
+        ended = call(sock, "DELETE", f"/v1/sessions/{held.first['session']}?when=alone")
+        if not ended.get("ended", True):
+            click.echo(
+                "lockgate: processes of this session still run; it ends with the last of them", err=True
+            )
+    except LockgateError as error:
+        click.echo(f"lockgate: the session could not be ended: {error}", err=True)
+    finally:
+        held.close()
 
 
 def environment(started: dict[str, Any]) -> dict[str, str]:

@@ -4,6 +4,8 @@ import http
 import http.client
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,59 @@ def call(path: Path, method: str, target: str, body: object = None) -> dict[str,
     """The answer of the daemon at ``path``; raises UnreachableError, or RefusedError with its words."""
     connection = UnixConnection(path)
     try:
-        payload = None if body is None else json.dumps(body).encode()
-        headers = {} if payload is None else {"content-type": "application/json"}
-        connection.request(method, target, payload, headers)
-        response = connection.getresponse()
-        data = response.read(MAX_ANSWER_BYTES)
-        if response.length:
-            raise http.client.IncompleteRead(b"", response.length)
+        with _explained(path):
+            response = _asked(connection, method, target, body)
+            data = response.read(MAX_ANSWER_BYTES)
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+    finally:
+        connection.close()
+    return _read(path, response.status, data)
+
+
+class Held:
+    """An answer that goes on, JSON Lines: what it is about lasts as long as this connection (`session exec`)."""
+
+    def __init__(self, path: Path, target: str, body: object) -> None:
+        """Raises what :func:`call` does; ``first`` is the first line."""
+        self._path = path
+        self._connection = UnixConnection(path)
+        try:
+            with _explained(path):
+                self._response = _asked(self._connection, "POST", target, body)
+                line = self._response.readline(MAX_ANSWER_BYTES)
+            self.first = _read(path, self._response.status, line)
+        except BaseException:
+            self.close()
+            raise
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(None)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._connection.close()
+
+    def more(self) -> Iterator[dict[str, Any]]:
+        """The lines after the first, as they come. Raises UnreachableError when the daemon is gone."""
+        while line := self._line():
+            yield _read(self._path, http.HTTPStatus.OK, line)
+
+    def _line(self) -> bytes:
+        with _explained(self._path):
+            return self._response.readline(MAX_ANSWER_BYTES)
+
+
+def _asked(connection: UnixConnection, method: str, target: str, body: object) -> http.client.HTTPResponse:
+    payload = None if body is None else json.dumps(body).encode()
+    headers = {} if payload is None else {"content-type": "application/json"}
+    connection.request(method, target, payload, headers)
+    return connection.getresponse()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except PermissionError:
         raise LocalError(
             f"{path}: you may not use this socket; become root, or a member of its group"
@@ -44,9 +92,6 @@ def call(path: Path, method: str, target: str, body: object = None) -> dict[str,
     except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreachableError(f"{path}: {why}; is the daemon running?") from None
-    finally:
-        connection.close()
-    return _read(path, response.status, data)
 
 
 def _read(path: Path, status: int, data: bytes) -> dict[str, Any]:

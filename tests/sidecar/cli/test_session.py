@@ -3,12 +3,13 @@ import sys
 
 import pytest
 
-from sidecar.cli.session import environment
+from sidecar.cli.session import environment, table
 from sidecar.exits import Exit
 from tests.sidecar.cli.world import FakeDaemon
 
 ID = "a" * 26
 TRACE = f"00-{'ab' * 16}-{'cd' * 8}-01"
+END_ALONE = f"DELETE /v1/sessions/{ID}?when=alone"
 SESSION = {
     "session": ID,
     "agent": "researcher",
@@ -29,7 +30,7 @@ def test_start_prints_the_id_and_the_entrances(daemon: FakeDaemon) -> None:
     """The id alone on the first line, for scripts."""
     daemon.says("POST /v1/sessions", **STARTED)
     done = daemon.run("session", "start", "--agent", "researcher")
-    assert done.out.splitlines() == [ID, "  wiki 127.0.0.1:15001", "  big-data unix:/run/x"]
+    assert done.out.splitlines() == [ID, "  wiki      127.0.0.1:15001", "  big-data  unix:/run/x"]
     assert daemon.asked == [("POST /v1/sessions", {"agent": "researcher"})]
     assert daemon.run("session", "start", "--agent", "researcher", "--json").json["session"] == ID
 
@@ -59,21 +60,51 @@ def test_a_session_is_ended_by_its_id(daemon: FakeDaemon) -> None:
     assert daemon.run("session", "end", "../status").code == Exit.USAGE
 
 
+def test_a_session_is_shown_with_all_that_is_known(daemon: FakeDaemon) -> None:
+    """Where its services are reached first, as at its start."""
+    daemon.says(f"GET /v1/sessions/{ID}", **STARTED, exported=True)
+    lines = daemon.run("session", "show", ID).out.splitlines()
+    assert lines[:2] == [ID, "  wiki      127.0.0.1:15001"]
+    assert f"SPIFFE ID:   {SESSION['id']}" in lines
+    assert "key:         exported" in lines
+    assert daemon.run("session", "show", ID, "--json").json["exported"] is True
+
+
+def test_columns_are_aligned() -> None:
+    """Whatever the names."""
+    short, long = {**SESSION, "agent": "a"}, {**SESSION, "agent": "a-longer-name", "exported": True}
+    first, second = table([short, long]).splitlines()
+    assert first.index("uid") == second.index("uid")
+    assert second.endswith("UTC  exported")
+    assert table([]) == ""
+
+
 def test_exec_passes_the_exit_code_on_and_ends_the_session(daemon: FakeDaemon) -> None:
     """However the command ended."""
     daemon.says("POST /v1/sessions", **STARTED)
-    daemon.says(f"DELETE /v1/sessions/{ID}", **SESSION)
+    daemon.says(END_ALONE, **SESSION, ended=True)
     script = "import os, sys; sys.exit(7 * (os.environ['LOCKGATE_WIKI_ADDR'] == '127.0.0.1:15001'))"
     done = daemon.run("session", "exec", "--agent", "researcher", sys.executable, "-c", script)
     assert done.code == 7
-    assert [call for call, _ in daemon.asked] == ["POST /v1/sessions", f"DELETE /v1/sessions/{ID}"]
-    assert daemon.asked[0][1] == {"agent": "researcher", "own_cgroup": True}
+    assert [call for call, _ in daemon.asked] == ["POST /v1/sessions", END_ALONE]
+    assert daemon.asked[0][1] == {"agent": "researcher", "own_cgroup": True, "hold": True}
+
+
+def test_exec_says_that_others_of_its_session_still_run(daemon: FakeDaemon) -> None:
+    """Its exit code is the command's all the same."""
+    daemon.says("POST /v1/sessions", **STARTED)
+    daemon.says(END_ALONE, **SESSION, ended=False)
+    done = daemon.run("session", "exec", "--agent", "researcher", "true")
+    assert (done.code, done.err) == (
+        0,
+        "lockgate: processes of this session still run; it ends with the last of them\n",
+    )
 
 
 def test_the_commands_options_are_its_own(daemon: FakeDaemon) -> None:
     """From its first word on, --json and --dir are not ours."""
     daemon.says("POST /v1/sessions", **STARTED)
-    daemon.says(f"DELETE /v1/sessions/{ID}", **SESSION)
+    daemon.says(END_ALONE, **SESSION, ended=True)
     script = "import sys; sys.exit(sys.argv[1:] != ['--json', '--dir', 'x'])"
     words = [sys.executable, "-c", script, "--json", "--dir", "x"]
     assert daemon.run("session", "exec", "--agent", "researcher", *words).code == 0
@@ -90,7 +121,7 @@ def test_exec_that_gets_no_session_runs_nothing(daemon: FakeDaemon, status: int)
 def test_a_session_that_cannot_be_ended_is_said(daemon: FakeDaemon) -> None:
     """The command's exit code stands."""
     daemon.says("POST /v1/sessions", **STARTED)
-    daemon.refuses(f"DELETE /v1/sessions/{ID}", "gone")
+    daemon.refuses(END_ALONE, "gone")
     done = daemon.run("session", "exec", "--agent", "researcher", "true")
     assert (done.code, done.err) == (0, "lockgate: the session could not be ended: gone\n")
 
