@@ -16,7 +16,8 @@ _DONE, _FAILED = b"\0", b"\1"
 def run_as(uid: int, work: Callable[[], bytes]) -> bytes:
     """What ``work`` returns, run as ``uid``; raises LocalError, with its words where it raised one or an OSError.
 
-    Needs root, unless we are that user already. For single-threaded programs: it forks.
+    Needs root, unless we are that user already. For single-threaded programs: it forks. What ``work`` imports must
+    have been imported before: that user may not be allowed to read our files.
     """
     if os.geteuid() == uid:
         return work()

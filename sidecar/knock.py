@@ -40,7 +40,8 @@ def _dial(place: str) -> Iterable[tuple[socket.socket, int]]:
         return
     address = Address.parse(place)
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        # As bytes: for text Python would load a codec, from files that this user may not be allowed to read.
+        found = socket.getaddrinfo(address.host.encode(), address.port, type=socket.SOCK_STREAM)
     except OSError:
         return
     for family, kind, protocol, _, sockaddr in found:
