@@ -27,6 +27,7 @@ from sidecar.audit.record import Ending, Record, Ruling, Traffic
 from sidecar.audit.writer import AuditUnavailableError
 from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request, decide
 from sidecar.policy.model import Audit, Verdict
+from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.arrival import Arrival, EndedError, end_reason
 from sidecar.proxy.framed import ResetByPeer
 from sidecar.proxy.splice import Broken, Gate, splice
@@ -321,8 +322,23 @@ def _ruling(passage: _Passage) -> Ruling:
             "id": str(request.session),
             "serials": list(request.serials),
             "not_after": request.not_after,
+            **_narrowed(request.narrowing),
         },
     )
+
+
+def _narrowed(left: Narrowing | None) -> dict[str, record.Value]:
+    """Of a child session, what it has left: with this, and no more, the decision can be made again."""
+    if left is None:
+        return {}
+    operations = None if left.operations is None else list[record.Value](left.operations)
+    narrowing: dict[str, record.Value] = {
+        "services": list[record.Value](sorted(left.services)),
+        "operations": operations,
+        "not_after": left.not_after,
+        "children": list[record.Value](left.children),
+    }
+    return {"narrowing": narrowing}
 
 
 def _ended(broken: Broken, arrival: Arrival) -> EndedError:

@@ -1,19 +1,22 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
-from pki.clock import HOUR, SECOND
+from pki.clock import HOUR, SECOND, Wall
 from pki.errors import RemoteError
+from pki.ids import new_id
 from sidecar.audit.record import Kind
+from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.arrival import EndedError
 from sidecar.proxy.carry import STATEMENT_SECONDS, Carrier
 from sidecar.proxy.framed import ResetByPeer
 from sidecar.proxy.streams import Limits, Live
 from sidecar.reasons import Reason
-from tests.authority import NOW
+from tests.authority import NOW, SESSION
 from tests.datapath import (
     ENDS,
     LOCK,
@@ -508,6 +511,48 @@ async def test_what_a_decision_read_stands_in_its_record(carries: Carrier, log: 
         "serials": ["ab", "cd"],
         "not_after": NOW + HOUR,
     }
+
+
+@pytest.mark.parametrize("operations", [None, ("GET /api/**",)])
+async def test_what_a_child_has_left_stands_in_its_record(
+    scene: Scene, carries: Carrier, log: LogBook, operations: tuple[str, ...] | None
+) -> None:
+    """The policy does not say it: a decision that is made again needs it from here."""
+    scene.lock()
+    arrival = ScriptedArrival(log)
+    child = new_id(bytes(16))
+    left = Narrowing(frozenset({"wiki"}), operations, Wall(NOW + HOUR), (child,))
+    arrival.request = replace(arrival.request, narrowing=left)
+    await carries.carry(arrival)
+    facts = log.of(Kind.DENIED)[0].fields["facts"]
+    assert isinstance(facts, dict)
+    assert facts["narrowing"] == {
+        "services": ["wiki"],
+        "operations": None if operations is None else list(operations),
+        "not_after": NOW + HOUR,
+        "children": [child],
+    }
+
+
+async def test_a_revoked_child_is_cut_and_its_parent_is_not(
+    scene: Scene, carries: Carrier, log: LogBook
+) -> None:
+    """A revocation names it by its id, as it names a session."""
+    child = new_id(bytes(16))
+    left = Narrowing(frozenset({"wiki"}), None, Wall(NOW + HOUR), (child,))
+    parents, childs = ScriptedArrival(log), ScriptedArrival(log, subject=subject(stream=b"child-stream-16b"))
+    childs.request = replace(childs.request, narrowing=left)
+    async with trio.open_nursery() as nursery:
+        for one in (parents, childs):
+            nursery.start_soon(carries.carry, one)
+        await trio.testing.wait_all_tasks_blocked()
+        scene.revoke("session", child)
+        apply(carries, scene)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [one.fields["stream"] for one in log.of(Kind.CUT)] == [childs.subject.stream]
+        scene.revoke("session", SESSION)
+        apply(carries, scene)
+    assert len(log.of(Kind.CUT)) == 2
 
 
 # -- Scripts
