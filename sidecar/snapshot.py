@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pki.clock import Wall
-from sidecar.policy.model import Policy
+from sidecar.policy.model import Policy, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,14 @@ class Restrictions:
 
     def lock_on(self, facts: Facts) -> LockInForce | None:
         """The lock on ``facts`` that lasts longest; whether it still holds is for the floor to say."""
+        if not self.locks:
+            return None
         hits = [lock for target in facts.targets() if (lock := self._longest.get(target))]
         return min(hits, key=_longest_first, default=None)
 
     def revocation_of(self, facts: Facts) -> RevocationInForce | None:
+        if not self.revocations:
+            return None
         hits = [found for target in facts.targets() if (found := self._revoked.get(target))]
         return min(hits, key=lambda revocation: revocation.id, default=None)
 
@@ -140,6 +144,40 @@ class Restrictions:
 
 def _longest_first(lock: LockInForce) -> tuple[int, str]:
     return -lock.until, lock.id
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseInForce:
+    """What an escalation became: until then ``session`` may use ``services``, if the policy still lets ``rule``.
+
+    ``rule`` is the escalation's id. ``operations`` as in :mod:`sidecar.policy.narrowing`; None: all.
+    """
+
+    id: str
+    session: str
+    rule: str
+    services: frozenset[str]
+    operations: tuple[str, ...] | None
+    until: Wall
+
+
+class Leases:
+    """The leases in force. Immutable; a look-up costs the same whatever their number."""
+
+    __slots__ = ("_by_session", "all")
+
+    def __init__(self, leases: Iterable[LeaseInForce] = ()) -> None:
+        self.all = tuple(sorted(leases, key=lambda lease: lease.id))
+        self._by_session: dict[str, tuple[LeaseInForce, ...]] = {}
+        for lease in self.all:
+            self._by_session[lease.session] = (*self._by_session.get(lease.session, ()), lease)
+
+    def of(self, session: str) -> tuple[LeaseInForce, ...]:
+        """Those of one session, by its id; ended ones too."""
+        return self._by_session.get(session, ())
+
+
+NO_LEASES = Leases()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +208,21 @@ class Roster:
     operators: Mapping[str, OperatorMember]
 
 
+def stands_beside(service: Service, node: str, roster: Roster) -> bool:
+    """Whether ``node`` is one of those that the service stands beside, by name or by labels. It may have left."""
+    if not service.labels:
+        return node in service.nodes
+    member = roster.nodes.get(node)
+    return member is not None and service.labels.issubset(member.labels)
+
+
+def nodes_of(service: Service, roster: Roster) -> frozenset[str]:
+    """The nodes that a service stands beside: those it names, or those of the roster that carry all its labels."""
+    if not service.labels:
+        return service.nodes
+    return frozenset(name for name in roster.nodes if stands_beside(service, name, roster))
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that is in force. ``digest`` is :func:`digest_of` the rest."""
@@ -179,16 +232,29 @@ class Snapshot:
     roster: Roster
     restrictions: Restrictions
     digest: str
+    leases: Leases = NO_LEASES
 
     @classmethod
     def of(
-        cls, *, policy: Policy | None, bundle_digest: str, roster: Roster, restrictions: Restrictions
+        cls,
+        *,
+        policy: Policy | None,
+        bundle_digest: str,
+        roster: Roster,
+        restrictions: Restrictions,
+        leases: Leases = NO_LEASES,
     ) -> Self:
-        digest = digest_of(policy, bundle_digest, roster, restrictions)
-        return cls(policy, bundle_digest, roster, restrictions, digest)
+        digest = digest_of(policy, bundle_digest, roster, restrictions, leases)
+        return cls(policy, bundle_digest, roster, restrictions, digest, leases)
 
 
-def digest_of(policy: Policy | None, bundle_digest: str, roster: Roster, restrictions: Restrictions) -> str:
+def digest_of(
+    policy: Policy | None,
+    bundle_digest: str,
+    roster: Roster,
+    restrictions: Restrictions,
+    leases: Leases = NO_LEASES,
+) -> str:
     """The hex SHA-256 that stands for exactly these, in whatever order they were collected."""
     manifest = {
         "policy": policy.digest if policy else None,
@@ -204,6 +270,10 @@ def digest_of(policy: Policy | None, bundle_digest: str, roster: Roster, restric
             [lock.id, str(lock.target), lock.until, lock.by, lock.message] for lock in restrictions.locks
         ],
         "revocations": [[found.id, str(found.target), found.by] for found in restrictions.revocations],
+        "leases": [
+            [lease.id, lease.session, lease.rule, sorted(lease.services), lease.operations, lease.until]
+            for lease in leases.all
+        ],
     }
     canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The decision: may this session reach this service, now? Pure and total.
+"""The decision: may this session do this, now? Pure and total.
 
 Steps, in this order; the first with an answer is the decision:
 
@@ -7,77 +7,104 @@ Steps, in this order; the first with an answer is the decision:
     expired     a certificate under the stream is past its notAfter
     misbound    the session's node or the tool's node is not where the roster and the policy put them
     (no_grant)  the policy, or the service or agent in it, is absent: nothing is left to judge
-    stale       this node has not been complete for longer than the service's segment allows
+    stale       this node has not been complete for longer than the segment allows
+    narrowed    a child session asks for what was not left to it
     denied      a deny rule matches
     allow       a grant matches
-    no_grant    otherwise
+    allow       a lease of the session matches, and the policy still has its escalation
+    no_grant    otherwise; lease_ended, where a lease did match
 
-Time. What permits (certificate, grant, freshness) is judged at the later of wall and floor. What restricts (lock,
-deny) ends by the floor alone: no wall clock set ahead opens anything.
+What is judged. Without an operation it is the stream; one of an http or mcp service opens if some request could be
+allowed, and then each request is judged by itself. A service may put operations in segments of their own: locks,
+staleness, mode, and what is granted by segment go by the segment of the request. A stream of such a service is judged
+in each of its segments, and one that allows is enough. The conversation of an MCP client is judged as its stream.
+
+Time. What permits (certificate, grant, lease, narrowing, freshness) is judged at the later of wall and floor. What
+restricts (lock, deny) ends by the floor alone: no wall clock set ahead opens anything.
 
 A live stream is judged by the same steps but for staleness, which ends it only in a segment with
 ``on-stale = "cut"``, and only at twice the limit. :func:`next_boundary` says when to judge it again although nothing
 but time has changed.
 
+In a segment with ``mode = "observe"`` stale, denied and no_grant do not refuse: the decision allows, and says in
+``would_deny`` what it would have been.
+
 Every refusal names its rule, or in the hint what is absent. Hints travel to the agent.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pki.clock import Wall
-from pki.spiffe import IdKind, SpiffeId
-from sidecar.defaults import STALE_CUT_FACTOR
-from sidecar.policy.match import Rule
-from sidecar.policy.model import Agent, OnStale, Service, Verdict
-from sidecar.policy.narrowing import Narrowing
+from pki.spiffe import IdKind
+from sidecar.policy import hints
+from sidecar.policy.case import Case, Question, Request, leaves
+from sidecar.policy.model import OperationClass, Verdict
 from sidecar.reasons import Reason
-from sidecar.snapshot import Facts, LockInForce, Moment, Snapshot
+from sidecar.snapshot import Moment, Snapshot, stands_beside
+
+__all__ = ["Decision", "Horizon", "Request", "decide", "decide_until", "next_boundary", "redecide"]
 
 MAX_HINT_CHARS = 400
 """Fits a REFUSED frame, whatever an operator's message or another node's request says."""
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Which session wants which service, and what was verified of both ends.
-
-    ``tool_node`` is the node beside the target. ``serials`` are the lineage serials, lower-case hex, and
-    ``not_after`` the earliest notAfter of all certificates of session and nodes under the stream. ``narrowing``: what
-    is left of the session for the child of it that asks.
-    """
-
-    session: SpiffeId
-    service: str
-    tool_node: str
-    serials: tuple[str, ...]
-    not_after: Wall
-    narrowing: Narrowing | None = None
+OBSERVABLE = frozenset({Reason.STALE, Reason.DENIED, Reason.NO_GRANT, Reason.LEASE_ENDED})
+"""What ``mode = "observe"`` passes. All else says that somebody stopped it, or that it is not what it claims to be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``rule`` is the id of a policy rule, or of the lock or revocation; ``line`` is 0 unless the policy's."""
+    """``rule`` is the id of a policy rule, or of the lease, lock or revocation; ``line`` is 0 unless the policy's.
+
+    ``segment`` and ``operation_class`` are those of what was judged, empty where the policy knows no such service.
+    ``would_deny``: allowed only because the segment is observed.
+    """
 
     verdict: Verdict
     reason: Reason | None = None
     rule: str = ""
     line: int = 0
     hint: str = ""
+    segment: str = ""
+    operation_class: OperationClass | None = None
+    would_deny: Reason | None = None
 
     @property
     def allowed(self) -> bool:
         return self.verdict is Verdict.ALLOW
 
 
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """How long a decision stays what it is: as long as neither clock reaches its end. None: for ever.
+
+    Only while no clock goes back, and ``as_of`` neither: a new heartbeat may end a ``stale``, and nothing else.
+    """
+
+    now: Wall | None
+    floor: Wall | None
+
+
 def decide(request: Request, snapshot: Snapshot, moment: Moment) -> Decision:
-    """Whether a new stream may open. Never raises."""
-    return _judge(_case(request, snapshot, moment, live=False))
+    """Whether a new stream may open, or a request go on to the tool. Never raises."""
+    return _first_allowed(Question(request, snapshot, moment, live=False).cases())[0]
+
+
+def decide_until(request: Request, snapshot: Snapshot, moment: Moment) -> tuple[Decision, Horizon]:
+    """The same, and for how long."""
+    cases = Question(request, snapshot, moment, live=False).cases()
+    decision, case = _first_allowed(cases)
+    ends = [at for one in cases for at in one.ends()]
+    if decision.reason is Reason.NO_GRANT and (near := hints.nearest(case)) and near.expires is not None:
+        ends.append(near.expires)  # the hint speaks of it
+    floors = (at for one in cases for at in one.floor_ends() if at > moment.floor)
+    return decision, Horizon(
+        min((at for at in ends if at > moment.now), default=None), min(floors, default=None)
+    )
 
 
 def redecide(request: Request, snapshot: Snapshot, moment: Moment) -> Decision:
     """Whether a stream that is open may go on. Never raises."""
-    return _judge(_case(request, snapshot, moment, live=True))
+    return _first_allowed(Question(request, snapshot, moment, live=True).cases())[0]
 
 
 def next_boundary(request: Request, snapshot: Snapshot, moment: Moment) -> Wall | None:
@@ -86,170 +113,167 @@ def next_boundary(request: Request, snapshot: Snapshot, moment: Moment) -> Wall 
     On the scale of ``moment.now`` and always after it. Until then, while wall and floor go on at the same pace and
     ``as_of`` stays, verdict, reason and rule stay. A new heartbeat or snapshot asks anew.
     """
-    case = _case(request, snapshot, moment, live=True)
-    return min((at for at in _boundaries(case) if at > moment.now), default=None)
+    now, floor = moment.now, moment.floor
+    cases = Question(request, snapshot, moment, live=True).cases()
+    ends = [at for case in cases for at in case.ends()]
+    # The floor lags behind the wall clock, or is it: it reaches an end that much later.
+    ends += [Wall(at + now - floor) for case in cases for at in case.floor_ends()]
+    return min((at for at in ends if at > now), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """A request with what the snapshot says of it looked up."""
-
-    request: Request
-    snapshot: Snapshot
-    moment: Moment
-    live: bool
-    facts: Facts
-    lock: LockInForce | None
-    agent: Agent | None
-    service: Service | None
-    deny: Rule | None
-    grant: Rule | None
+def _first_allowed(cases: list[Case]) -> tuple[Decision, Case]:
+    """What allows goes before what is only observed, and that before the refusal in the service's own segment."""
+    best = _judge(cases[0]), cases[0]
+    for case in cases[1:]:
+        if best[0].allowed and best[0].would_deny is None:
+            break
+        decision = _judge(case)
+        if decision.allowed and (decision.would_deny is None or not best[0].allowed):
+            best = decision, case
+    return best
 
 
-def _case(request: Request, snapshot: Snapshot, moment: Moment, *, live: bool) -> _Case:
-    session, policy = request.session, snapshot.policy
-    name = session.name if session.kind is IdKind.AGENT else ""
-    service = policy.services.get(request.service) if policy else None
-    segment = service.segment.name if service else ""
-    facts = Facts(
-        id=str(session),
-        agent=name,
-        session=session.session,
-        children=request.narrowing.children if request.narrowing else (),
-        nodes=(session.node, request.tool_node),
-        service=request.service,
-        segment=segment,
-        serials=request.serials,
-    )
-    return _Case(
-        request=request,
-        snapshot=snapshot,
-        moment=moment,
-        live=live,
-        facts=facts,
-        lock=snapshot.restrictions.lock_on(facts),
-        agent=policy.agents.get(name) if policy else None,
-        service=service,
-        deny=policy.denies.longest(name, request.service, segment) if policy else None,
-        grant=policy.grants.longest(name, request.service, segment) if policy else None,
-    )
-
-
-def _judge(case: _Case) -> Decision:
+def _judge(case: Case) -> Decision:
+    observed: Decision | None = None
     for step in _STEPS:
-        if decision := step(case):
-            return decision
-    return _no_grant(case)
+        decision = step(case)
+        if decision is None:
+            continue
+        if decision.reason not in OBSERVABLE or not case.is_observed:
+            return decision if observed is None or not decision.allowed else _passed(observed)
+        observed = observed or decision
+    assert observed is not None  # noqa: S101 - the last step always answers
+    return _passed(observed)
 
 
-def _refuse(reason: Reason, hint: str, rule: str = "", line: int = 0) -> Decision:
-    return Decision(Verdict.DENY, reason, rule, line, hint[:MAX_HINT_CHARS])
+def _passed(observed: Decision) -> Decision:
+    return replace(observed, verdict=Verdict.ALLOW, reason=None, would_deny=observed.reason)
 
 
-def _locked(case: _Case) -> Decision | None:
+def _refuse(case: Case, reason: Reason, hint: str, rule: str = "", line: int = 0) -> Decision:
+    place, hint = case.place, hint[:MAX_HINT_CHARS]
+    if place is None:
+        return Decision(Verdict.DENY, reason, rule, line, hint)
+    return Decision(Verdict.DENY, reason, rule, line, hint, place.segment.name, place.operation_class)
+
+
+def _allow(case: Case, rule: str, line: int) -> Decision:
+    assert case.place is not None  # noqa: S101 - without a service no rule matches
+    place = case.place
+    return Decision(Verdict.ALLOW, None, rule, line, "", place.segment.name, place.operation_class)
+
+
+def _locked(case: Case) -> Decision | None:
     if case.lock is None or case.moment.floor >= case.lock.until:
         return None
     said = f": {case.lock.message}" if case.lock.message else ""
-    return _refuse(Reason.LOCKED, f"{case.lock.target} is locked by {case.lock.by}{said}", case.lock.id)
+    return _refuse(case, Reason.LOCKED, f"{case.lock.target} is locked by {case.lock.by}{said}", case.lock.id)
 
 
-def _revoked(case: _Case) -> Decision | None:
+def _revoked(case: Case) -> Decision | None:
     found = case.snapshot.restrictions.revocation_of(case.facts)
     if found is None:
         return None
-    return _refuse(Reason.REVOKED, f"{found.target} is revoked by {found.by}", found.id)
+    return _refuse(case, Reason.REVOKED, f"{found.target} is revoked by {found.by}", found.id)
 
 
-def _expired(case: _Case) -> Decision | None:
+def _expired(case: Case) -> Decision | None:
     if case.moment.now < case.request.not_after:
         return None
-    return _refuse(Reason.EXPIRED, "a certificate of the session or of a node under it has expired")
+    return _refuse(case, Reason.EXPIRED, "a certificate of the session or of a node under it has expired")
 
 
-def _misbound(case: _Case) -> Decision | None:
+def _misbound(case: Case) -> Decision | None:
     session, tool_node = case.request.session, case.request.tool_node
     if session.kind is not IdKind.AGENT:
-        return _refuse(Reason.MISBOUND, f"{session} is no agent's session")
+        return _refuse(case, Reason.MISBOUND, f"{session} is no agent's session")
+    roster = case.snapshot.roster
     for node in (session.node, tool_node):
-        if node not in case.snapshot.roster.nodes:
-            return _refuse(Reason.MISBOUND, f"node {node} is not in the roster")
+        if node not in roster.nodes:
+            return _refuse(case, Reason.MISBOUND, f"node {node} is not in the roster")
     if case.agent and session.node not in case.agent.nodes:
         hint = f"agent {case.agent.name} may not run on node {session.node}"
-        return _refuse(Reason.MISBOUND, hint, line=case.agent.line)
-    if case.service and tool_node not in case.service.nodes:
-        hint = f"service {case.service.name} is not beside node {tool_node}"
-        return _refuse(Reason.MISBOUND, hint, line=case.service.line)
+        return _refuse(case, Reason.MISBOUND, hint, line=case.agent.line)
+    service = case.place.service if case.place else None
+    if service and not stands_beside(service, tool_node, roster):
+        hint = f"service {service.name} is not beside node {tool_node}"
+        return _refuse(case, Reason.MISBOUND, hint, line=service.line)
     return None
 
 
-def _unknown(case: _Case) -> Decision | None:
+def _unknown(case: Case) -> Decision | None:
     if case.snapshot.policy is None:
-        return _refuse(Reason.NO_GRANT, "this node has no policy yet")
-    if case.service is None:
-        return _refuse(Reason.NO_GRANT, f"the policy has no service {case.request.service!a}")
+        return _refuse(case, Reason.NO_GRANT, "this node has no policy yet")
+    if case.place is None:
+        return _refuse(case, Reason.NO_GRANT, f"the policy has no service {case.request.service!a}")
     if case.agent is None:
-        return _refuse(Reason.NO_GRANT, f"the policy has no agent {case.request.session.name}")
+        return _refuse(case, Reason.NO_GRANT, f"the policy has no agent {case.request.session.name}")
     return None
 
 
-def _stale(case: _Case) -> Decision | None:
-    limit = _stale_after(case)
+def _stale(case: Case) -> Decision | None:
+    limit = case.stale_after
     if limit is None or case.moment.is_fresh(limit):
         return None
     segment = case.facts.segment
-    return _refuse(Reason.STALE, f"this node has not heard enough from the CA lately for segment {segment}")
+    hint = f"this node has not heard enough from the CA lately for segment {segment}"
+    return _refuse(case, Reason.STALE, hint)
 
 
-def _stale_after(case: _Case) -> int | None:
-    """The age (us) at which staleness ends this; None: at none."""
-    if case.service is None:
+def _narrowed(case: Case) -> Decision | None:
+    left, place = case.request.narrowing, case.place
+    if left is None or place is None:
         return None
-    segment = case.service.segment
-    if not case.live:
-        return segment.stale_after
-    return STALE_CUT_FACTOR * segment.stale_after if segment.on_stale is OnStale.CUT else None
+    if case.moment.now >= left.not_after:
+        return _refuse(case, Reason.NARROWED, "the time that this child session was left is over")
+    if place.service.name not in left.services:
+        hint = f"this child session was not left service {place.service.name}"
+        return _refuse(case, Reason.NARROWED, hint)
+    if not leaves(left.operations, place):
+        hint = f"this child session was not left this operation of service {place.service.name}"
+        return _refuse(case, Reason.NARROWED, hint)
+    return None
 
 
-def _denied(case: _Case) -> Decision | None:
+def _denied(case: Case) -> Decision | None:
     deny = case.deny
     if deny is None or (deny.expires is not None and case.moment.floor >= deny.expires):
         return None
-    return _refuse(Reason.DENIED, f"deny {deny.id} keeps {_who_and_what(case)} apart", deny.id, deny.line)
+    return _refuse(case, Reason.DENIED, hints.denied(case, deny), deny.id, deny.line)
 
 
-def _granted(case: _Case) -> Decision | None:
+def _granted(case: Case) -> Decision | None:
     grant = case.grant
     if grant is None or (grant.expires is not None and case.moment.now >= grant.expires):
         return None
-    return Decision(Verdict.ALLOW, rule=grant.id, line=grant.line)
+    return _allow(case, grant.id, grant.line)
 
 
-def _no_grant(case: _Case) -> Decision:
+def _leased(case: Case) -> Decision | None:
+    lease, policy = case.lease, case.snapshot.policy
+    if lease is None or policy is None or case.moment.now >= lease.until:
+        return None
+    return _allow(case, lease.id, policy.escalations[lease.rule].line)
+
+
+def _no_grant(case: Case) -> Decision | None:
+    if lease := case.lease:
+        return _refuse(case, Reason.LEASE_ENDED, f"lease {lease.id} has ended", lease.id)
     if grant := case.grant:
-        return _refuse(Reason.NO_GRANT, f"grant {grant.id} has expired", grant.id, grant.line)
-    agent, service = case.request.session.name, case.request.service
-    return _refuse(Reason.NO_GRANT, f"no grant lets agent {agent} reach {service}")
+        return _refuse(case, Reason.NO_GRANT, f"grant {grant.id} has expired", grant.id, grant.line)
+    return _refuse(case, Reason.NO_GRANT, hints.not_granted(case))
 
 
-def _who_and_what(case: _Case) -> str:
-    return f"agent {case.request.session.name} and {case.request.service}"
-
-
-_STEPS = (_locked, _revoked, _expired, _misbound, _unknown, _stale, _denied, _granted)
-
-
-def _boundaries(case: _Case) -> Iterator[Wall]:
-    """Every instant, past or to come, at which a step's answer changes, on the scale of ``moment.now``."""
-    moment = case.moment
-    yield case.request.not_after
-    ends = [case.lock.until if case.lock else None, case.deny.expires if case.deny else None]
-    for end in ends:
-        if end is not None:
-            # The floor lags behind the wall clock, or is it: it reaches `end` that much later.
-            yield Wall(end + moment.now - moment.floor)
-    if case.grant and case.grant.expires is not None:
-        yield case.grant.expires
-    limit = _stale_after(case)
-    fresh_until = moment.fresh_until(limit) if limit is not None else None
-    if fresh_until is not None:
-        yield fresh_until
+_STEPS = (
+    _locked,
+    _revoked,
+    _expired,
+    _misbound,
+    _unknown,
+    _stale,
+    _narrowed,
+    _denied,
+    _granted,
+    _leased,
+    _no_grant,
+)

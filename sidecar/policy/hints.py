@@ -1,0 +1,67 @@
+"""What a refusal says beyond its reason: to an agent, so it tells of no rule but the agent's own.
+
+An agent reads hints and acts on them. A hint says what was refused in the policy's words, never in those of the
+request alone: paths and names of a request are quoted, shortened and free of control characters.
+"""
+
+from sidecar.policy.case import Case, Place
+from sidecar.policy.match import HttpPattern, McpPattern, Rule
+from sidecar.policy.model import Escalation
+
+MAX_NAME_CHARS = 80
+
+
+def denied(case: Case, deny: Rule) -> str:
+    """Why a deny applies."""
+    agent, service = case.request.session.name, case.request.service
+    pattern = _pattern(deny, case.place)
+    if pattern is None:
+        return f"deny {deny.id} keeps agent {agent} and {service} apart"
+    return f"deny {deny.id} refuses agent {agent} {pattern} of {service}"
+
+
+def not_granted(case: Case) -> str:
+    """What is missing, and what comes near it."""
+    agent, service = case.request.session.name, case.request.service
+    place = case.place
+    operation = place.operation if place else None
+    what = f"no grant lets agent {agent} reach {service}"
+    if operation is not None:
+        name = ascii(operation.name)[1:-1][:MAX_NAME_CHARS]
+        what = f"no grant lets agent {agent} {ascii(operation.method)[1:-1][:32]} {name} of {service}"
+    near, way = nearest(case), _escalation(case)
+    if near is not None:
+        what += f"; grant {near.id} allows {_pattern(near, place)} of {service}"
+    if way is not None:
+        what += f"; escalation {way.id} can be requested for up to {way.max_ttl // 1_000_000} s"
+    return what
+
+
+def nearest(case: Case) -> Rule | None:
+    """A grant of the agent on this service about other requests than this one; None: there is none in force."""
+    place, policy = case.place, case.snapshot.policy
+    if place is None or place.operation is None or policy is None:
+        return None
+    service, agent = place.service, case.facts.agent
+    near = policy.grants.nearest(agent, service.name, place.segment.name, service.protocol, place.operation)
+    has_ended = near is not None and near.expires is not None and near.expires <= case.moment.now
+    return None if has_ended else near
+
+
+def _pattern(rule: Rule, place: Place | None) -> HttpPattern | McpPattern | None:
+    """The part of ``rule`` that is about the request; else its first; None for a rule about everything."""
+    patterns = rule.patterns(place.service.protocol) if place else ()
+    operation = place.operation if place else None
+    if operation is not None:
+        for pattern in patterns:
+            if pattern.matches(operation, rule.effect):
+                return pattern
+    return patterns[0] if patterns else None
+
+
+def _escalation(case: Case) -> Escalation | None:
+    place, policy = case.place, case.snapshot.policy
+    if place is None or policy is None:
+        return None
+    agent, service, segment = case.facts.agent, place.service.name, place.segment.name
+    return next((one for one in policy.escalations.values() if one.permits(agent, service, segment)), None)
