@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import trio
 
@@ -20,17 +21,22 @@ from sidecar.identity import Credential
 from sidecar.overlay import Connection, Overlay, Role, Standing
 from sidecar.peering import is_member_identity
 from sidecar.policy.model import Binding
+from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.agent import AgentSide
 from sidecar.proxy.attribute import ESTABLISHED, SocketOwner
 from sidecar.proxy.local_tls import LocalTls
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.tool import ToolSide
-from sidecar.session.sessions import Session, Sessions
+from sidecar.session import narrowing
+from sidecar.session.cgroup import SessionCgroup
+from sidecar.session.sessions import Child, Session, Sessions
 from tests.authority import SESSION, TinyCa, new_key, new_serial, tiny_ca
 from tests.datapath import NODES, UID, LogBook, LoopClock, Scene, carrier, policy
 
 STARTED = Wall(time.time_ns() // 1_000)
 """OpenSSL goes by the machine's clock, so these certificates must be valid by it too."""
+
+CHILD_CGROUP = 77
 
 TRACE = f"00-{'ab' * 16}-{'cd' * 8}-01"
 
@@ -190,6 +196,16 @@ class InnerMesh:
         if known:
             self.nodes[node].sessions.add(made)
         return made
+
+    def start_child(self, left: Narrowing) -> Session:
+        """A child of the session with the rights in ``left``. Local callers are that child from now on."""
+        step = narrowing.make(self.session.name, left, bytes(16))
+        found = narrowing.read([step], self.session.name)
+        cgroup = SessionCgroup(found.children[-1], Path("/nowhere"), CHILD_CGROUP)
+        child = Child(self.session.name, (step,), found, self.clock.wall(), TRACE, cgroup)
+        self.agents.sessions.add_child(child)
+        self.agents.kernel.owner = SocketOwner(ESTABLISHED, UID, 7, CHILD_CGROUP)
+        return self.session.narrowed(child)
 
     def renewed(self, old: Identity, lifetime: int) -> tuple[Identity, Key]:
         """The next certificate of a node or session."""

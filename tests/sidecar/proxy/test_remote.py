@@ -6,10 +6,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from pki.clock import HOUR
+from pki.clock import HOUR, Wall
 from pki.statement import Wire
 from sidecar import wire
 from sidecar.audit.record import Kind
+from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy import proof
 from sidecar.proxy.remote import OPEN_SECONDS
 from sidecar.reasons import Reason
@@ -326,6 +327,59 @@ async def test_a_renewed_session_moves_the_deadline_of_its_streams(
     await settled(mesh)
     assert await mesh.ask() == b"hello"
     assert proofs == [mesh.session.id.session] * 2, "and the connection needs no third proof"
+
+
+def only_wiki(mesh: InnerMesh) -> Narrowing:
+    return Narrowing(frozenset({"wiki"}), None, Wall(mesh.clock.wall() + 4 * HOUR))
+
+
+async def test_a_childs_stream_is_the_childs_on_both_nodes(mesh: InnerMesh, proofs: list[str]) -> None:
+    """By its own id, with its session above it, whose certificate stands under it."""
+    child = mesh.start_child(only_wiki(mesh))
+    assert await mesh.ask() == b"hello"
+    await settled(mesh)
+    assert proofs == [child.name]
+    for node in (mesh.agents, mesh.tools):
+        assert [one.fields["session"] for one in node.log.records] == [child.name] * 3
+        assert [one.fields["parents"] for one in node.log.records] == [[mesh.session.name]] * 3
+        facts = node.log.of(Kind.ADMITTED)[0].fields["facts"]
+        assert isinstance(facts, dict)
+        assert (facts["id"], "narrowing" in facts) == (str(mesh.session.id), True)
+
+
+async def test_a_child_and_its_session_are_proven_each_for_itself(mesh: InnerMesh, proofs: list[str]) -> None:
+    """On one connection: the proof of one opens nothing for the other."""
+    outside = mesh.agents.kernel.owner
+    await mesh.ask()
+    await settled(mesh)
+    child = mesh.start_child(only_wiki(mesh))
+    for owner in (mesh.agents.kernel.owner, outside):
+        mesh.agents.kernel.owner = owner
+        await mesh.ask()
+        await settled(mesh)
+    assert mesh.agents.pool.dialled == 1
+    assert proofs == [mesh.session.name, child.name]
+
+
+async def test_a_renewed_session_proves_the_streams_of_its_children_again(
+    mesh: InnerMesh, proofs: list[str]
+) -> None:
+    """The same steps, signed by the new key: the child's id stays, and its streams with it."""
+    child = mesh.start_child(only_wiki(mesh))
+    await opened(mesh)
+    renewed = await mesh.renew_session(2 * HOUR)
+    assert await deadlines(mesh) == {renewed.identity.not_after}
+    assert proofs == [child.name] * 2
+
+
+async def test_a_revoked_session_takes_its_children_along(mesh: InnerMesh) -> None:
+    """Their streams are cut by the same word, on either node."""
+    mesh.start_child(only_wiki(mesh))
+    await opened(mesh)
+    mesh.tools.scene.revoke("id", str(mesh.session.id))
+    assert sum(apply(mesh.tools.carrier, mesh.tools.scene).values()) == 1
+    await settled(mesh)
+    assert mesh.tools.log.end.fields["reason"] == Reason.REVOKED
 
 
 @pytest.mark.parametrize("name", ["agents-1", "tools-1"])
