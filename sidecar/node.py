@@ -18,6 +18,7 @@ from pki.judge import Word
 from pki.spiffe import SpiffeId
 from pki.statement import Statement, Wire
 from sidecar.address import Address
+from sidecar.aftermath import Aftermath, Receipted
 from sidecar.audit.overheard import Overheard
 from sidecar.audit.statements import records_of
 from sidecar.audit.writer import AuditWriter
@@ -48,9 +49,6 @@ from sidecar.session.refusals import RefusalRing
 from sidecar.session.sessions import Sessions
 from sidecar.session.users import uid_fault, uid_of
 from sidecar.snapshot import Snapshot
-
-CUT_SECONDS = 5.0
-"""How long a receipt waits for the streams that its statement cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +88,7 @@ class Node:
         )
         self.certificates = Certificates(credential, self.member, self.carrier, config.ca)
         self.outbox = Outbox(self.member, self._unsaid)
+        self.aftermath = Aftermath(self.carrier.until_gone, self._give_receipts, self._drop_strangers)
         around = Surroundings(self.member, self.carrier, self.certificates, self.outbox)
         self.life = SessionLife(self.sessions, around)
         self.children = ChildLife(self.sessions, self.carrier)
@@ -160,16 +159,13 @@ class Node:
         self.peering.send(peer, message)
 
     async def apply(self, snapshot: Snapshot) -> dict[str, int]:
-        """Cut what ``snapshot`` ends; returns when those streams are dead, with their number by rule."""
+        """Cut what ``snapshot`` ends; the number of those streams by rule."""
         table, clock = self.carrier.table, self.seams.clock
         ended, counts = table.redecide(snapshot, self.member.moment(), clock.boot())
         self.peering.drop_strangers()
         await self.pool.drop_strangers()
         await self.bindings.follow(snapshot.policy)
-        with trio.move_on_after(CUT_SECONDS):
-            await self.carrier.until_gone(ended)
-        # Last: a stream that was cut says why to its peer, on the very connection that ends here.
-        await self.tool.drop_strangers()
+        await self.aftermath.cut(ended)
         return counts
 
     async def merged(self, statement: Statement, word: Word) -> None:
@@ -178,8 +174,14 @@ class Node:
             self.seams.audit.append(one)
 
     def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
-        now = self.seams.clock.wall()
-        self.outbox.put(receipts(self.credential, self.member.bundle.epoch, statements, cut, now))
+        self.aftermath.due(Receipted(statements, cut))
+
+    def _give_receipts(self, due: Receipted) -> None:
+        now, epoch = self.seams.clock.wall(), self.member.bundle.epoch
+        self.outbox.put(receipts(self.credential, epoch, due.statements, due.cut, now))
+
+    async def _drop_strangers(self) -> None:
+        await self.tool.drop_strangers()
 
     # -- loops of the daemon
 

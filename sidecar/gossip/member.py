@@ -61,16 +61,16 @@ class Outlet(Protocol):
         """Queue a message on a control link."""
 
     async def apply(self, snapshot: Snapshot) -> dict[str, int]:
-        """Let decisions read ``snapshot``; returns once the streams it cuts are dead, with their count by rule.
+        """Let decisions read ``snapshot``, and cut what it ends; how many streams that are, by rule.
 
-        Bounded by the implementation: the next statement waits for it.
+        The next statement waits for this, so it does not wait for those streams to be dead.
         """
 
     async def merged(self, statement: Statement, word: Word) -> None:
         """A statement was taken in, durable by now."""
 
     def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
-        """These are in force here, durably: give receipts."""
+        """These are in force here, durably: give receipts once what was cut so far is dead."""
 
 
 @dataclass(frozen=True, slots=True)

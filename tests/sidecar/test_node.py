@@ -12,7 +12,7 @@ from sidecar.address import Address
 from sidecar.audit.record import Kind
 from sidecar.config import NodeLimits
 from sidecar.reasons import Reason
-from tests.datapath import LogBook
+from tests.datapath import LogBook, ScriptedArrival
 from tests.sidecar.control.world import Station
 from tests.sidecar.working import at_work, carrying, clock_of, take
 from tests.statements import lock, revocation
@@ -31,13 +31,38 @@ async def node(tmp_path: Path, log: LogBook) -> Station:
 # -- What is put in force
 
 
-async def test_a_lock_is_in_force_once_its_streams_are_dead(
+async def test_a_stop_does_not_wait_for_the_streams_of_the_one_before(
     node: Station, log: LogBook, nursery: trio.Nursery
 ) -> None:
-    """Whoever hands it in may read the end of each stream on record when it comes back."""
+    """They hang on a peer that does not read, say; their receipt is late, and nothing else."""
     await carrying(node, nursery, log, "wiki")
+    nursery.start_soon(node.aftermath.run)
+    [(_, arrival)] = node.carrier.arrivals.values()
+    assert isinstance(arrival, ScriptedArrival)
+    released = trio.Event()
+    arrival.on_finish = released.wait
+    first, second = (node.mint.says("lock", lock("agent", name)) for name in ("researcher", "clerk"))
+    await take(node, first)
+    await take(node, second)
+    await node.outbox.deliver()
+    assert node.member.store.receipts(second.id)
+    assert not node.member.store.receipts(first.id)
+    released.set()
+    await trio.testing.wait_all_tasks_blocked()
+    await node.outbox.deliver()
+    assert node.member.store.receipts(first.id)
+
+
+async def test_a_receipt_is_given_once_the_streams_are_dead(
+    node: Station, log: LogBook, nursery: trio.Nursery
+) -> None:
+    """Whoever has it may read the end of each stream on record."""
+    await carrying(node, nursery, log, "wiki")
+    nursery.start_soon(node.aftermath.run)
     stop = node.mint.says("lock", lock())
     await take(node, stop)
+    while not await node.outbox.deliver():
+        await trio.lowlevel.checkpoint()
     assert (log.end.fields["reason"], log.end.fields["rule"]) == (Reason.LOCKED, stop.id)
     assert len(node.carrier.table) == 0
 
@@ -47,8 +72,10 @@ async def test_a_receipt_counts_the_streams_it_ended(
 ) -> None:
     """Signed by this node, handed to the member outside of its own merge."""
     await carrying(node, nursery, log, "wiki", "tickets")
+    nursery.start_soon(node.aftermath.run)
     stop = node.mint.says("lock", lock())
     await take(node, stop)
+    await trio.testing.wait_all_tasks_blocked()
     await node.outbox.deliver()
     receipt = node.member.store.receipts(stop.id)[str(node.credential.id)]
     assert [(one.id, one.cut) for one in receipt.applied if one.id == stop.id] == [(stop.id, 2)]
@@ -65,8 +92,10 @@ async def test_a_cut_stream_says_why_before_its_connection_is_closed(
 
     await carrying(node, nursery, log, "wiki")
     monkeypatch.setattr(node.tool, "drop_strangers", drop_strangers)
+    nursery.start_soon(node.aftermath.run)
     await take(node, node.mint.says("revocation", revocation("node", "agents-1")))
-    assert closing == [0]
+    await trio.testing.wait_all_tasks_blocked()
+    assert set(closing) == {0}
 
 
 async def test_what_comes_into_force_is_on_record(node: Station, log: LogBook) -> None:
