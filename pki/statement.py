@@ -71,13 +71,25 @@ class Bundle(Wire, frozen=True):
     statement_keys: Certificates
 
 
-class Policy(Wire, frozen=True):
-    """Which policy is to be in force. The text travels by its digest (SHA-256 of its ``size`` bytes)."""
+class Edition(Wire, frozen=True):
+    """One version of the policy. The text travels by its digest (SHA-256 of its ``size`` bytes)."""
 
     sequence: Sequence
     digest: Sha256Hex
     size: Sequence
     author: Text
+    approver: Text = ""
+    """The second operator, where the policy before it asked for one."""
+
+
+class Policy(Edition, frozen=True):
+    """Which policy is to be in force."""
+
+
+class Canary(Edition, frozen=True, kw_only=True):
+    """The same for some nodes only, until a policy of a higher sequence."""
+
+    nodes: Texts
 
 
 class Node(Wire, frozen=True, tag_field="type", tag="node"):
@@ -198,6 +210,7 @@ KINDS: dict[str, Kind] = dict(
     [
         _kind("bundle", Signer.ROOT, body=Bundle, acknowledged=True),
         _kind("policy", Signer.CA, body=Policy, acknowledged=True),
+        _kind("canary", Signer.CA, body=Canary, acknowledged=True),
         _kind("member", Signer.CA, body=Member),
         _kind("heartbeat", Signer.CA, body=Heartbeat),
         _kind("adoption", Signer.CA, body=Adoption),

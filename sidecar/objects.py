@@ -6,10 +6,10 @@ from itertools import count
 from pathlib import Path
 
 from pki.errors import LocalError
-from sidecar.defaults import MIB
+from sidecar.defaults import POLICY_BYTES
 from sidecar.disk import Disk, RealDisk, write_durably
 
-MAX_OBJECT_BYTES = MIB
+MAX_OBJECT_BYTES = POLICY_BYTES
 
 _fresh = count()
 

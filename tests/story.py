@@ -116,7 +116,7 @@ def story_mesh(root: Path) -> Iterator[Story]:
         ]
         policy = story.root / "own-policy.toml"
         policy.write_text("".join([(story.root / "policy.toml").read_text(), *services, OWN_RULES]))
-        applied = story.cli("policy", "apply", str(policy), operator="alice")
+        applied = story.cli("policy", "apply", "--yes", str(policy), operator="alice")
         assert applied.code == 0, applied.err
         yield story
 

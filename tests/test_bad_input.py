@@ -170,7 +170,7 @@ OPERATORS = [
     _operator("unlock-of-nothing", "alice", ("unlock", NOBODY), f"unlock {NOBODY}: no such lock is in force; `lockgate lock ls`"),
     Row(
         "responder-applies-a-policy",
-        lambda yard: (*yard.dir("agents-1", "bob"), "policy", "apply", str(yard.mesh.root / "policy.toml")),
+        lambda yard: (*yard.dir("agents-1", "bob"), "policy", "apply", "--yes", str(yard.mesh.root / "policy.toml")),
         1,
         ("operator/bob: needs the role admin",),
     ),
@@ -284,7 +284,7 @@ POLICIES = [
         POLICY_FAULTS,
     ),
     _applies("no-toml", "[[[[", "no-toml.toml:1: column 3"),
-    _applies("no-text", b"\xff\xfe", "no-text.toml: not UTF-8 text"),
+    _applies("no-text", b"\xff\xfe", "no-text.toml:1: not UTF-8"),
     _applies("too-large", "#" * (1024 * 1024 + 1), "too-large.toml: a policy has at most"),
     _applies("too-deep", "x = " + "[" * 5_000, "too-deep.toml"),
 ]

@@ -154,7 +154,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
             write_credentials(folder)
             policy = clients.root / "own-policy.toml"
             policy.write_text(clients.policy())
-            applied = clients.cli("policy", "apply", str(policy), operator="alice")
+            applied = clients.cli("policy", "apply", "--yes", str(policy), operator="alice")
             assert applied.code == 0, applied.err
             yield clients
     finally:

@@ -133,8 +133,8 @@ def test_every_member_of_d_is_usable_as_dir(mesh: Mesh) -> None:
 def test_both_operators_have_their_roles(mesh: Mesh) -> None:
     """alice, with all roles, may apply the policy; bob, approver and responder, may lock and may not apply."""
     policy = str(mesh.root / "policy.toml")
-    assert mesh.cli("policy", "apply", policy, operator="alice").code == 0
-    refused = mesh.cli("policy", "apply", policy, operator="bob")
+    assert mesh.cli("policy", "apply", "--yes", policy, operator="alice").code == 0
+    refused = mesh.cli("policy", "apply", "--yes", policy, operator="bob")
     assert (refused.code, refused.out) == (1, "")
     assert "admin" in refused.err
     lock = mesh.cli("lock", "service:vault", "--json", operator="bob")

@@ -216,7 +216,7 @@ def _apply(mesh: Mesh, more: str) -> None:
     """The sample policy and more."""
     file = mesh.root / "more.toml"
     file.write_text((mesh.root / "policy.toml").read_text() + more)
-    done = mesh.cli("policy", "apply", str(file), "--wait", "0s", operator="alice")
+    done = mesh.cli("policy", "apply", "--yes", str(file), "--wait", "0s", operator="alice")
     assert done.code in (0, 3), done.err
 
 

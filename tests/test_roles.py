@@ -97,7 +97,7 @@ def court(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Court]:
 
 def policy_apply(court: Court, role: str) -> Done:
     before = court.status()["policy"]["sequence"]
-    done = court.run(f"role-{role}", "policy", "apply", court.mesh.root / "policy.toml")
+    done = court.run(f"role-{role}", "policy", "apply", "--yes", court.mesh.root / "policy.toml")
     assert (court.status()["policy"]["sequence"] > before) == (done.code == Exit.YES)
     return done
 

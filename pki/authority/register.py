@@ -65,6 +65,42 @@ class Issuance:
     der: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """A policy that was published; ``approver`` is empty where it took one, ``nodes`` where it is no canary."""
+
+    sequence: int
+    digest: str
+    author: str
+    approver: str
+    nodes: tuple[str, ...]
+    at: Wall
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A policy that waits for a second operator. ``base``: the digest of the one that it was compared with.
+
+    ``terms`` is what else was asked for, as JSON.
+    """
+
+    digest: str
+    base: str
+    author: str
+    terms: str
+    at: Wall
+    expires: Wall
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate, as it stands in the register."""
+
+    id: str
+    lineage: str
+    not_after: Wall
+
+
 class Register:
     """An open register. Safe to share between threads; close it when done."""
 
@@ -176,6 +212,13 @@ class Register:
             row = db.execute(query, (lineage,)).fetchone()
         return None if row is None else Wall(row[0])
 
+    def issuance_of(self, serial: str) -> "Issued | None":
+        """What is known of a certificate; None for one that was not issued here."""
+        with self._transaction("DEFERRED") as db:
+            query = "SELECT spiffe_id, lineage, not_after FROM certificates WHERE serial = ?"
+            row = db.execute(query, (serial,)).fetchone()
+        return None if row is None else Issued(row[0], row[1], Wall(row[2]))
+
     def claim_session(self, session: SpiffeId, lineage: str) -> str | None:
         """The lineage of a session, ``lineage`` if it is new; None when its id belongs to another session.
 
@@ -216,6 +259,54 @@ class Register:
         with self._transaction("DEFERRED") as db:
             query = "SELECT 1 FROM bans WHERE kind = ? AND value = ? AND lifted IS NULL"
             return any(db.execute(query, name).fetchone() for name in names)
+
+    # Policies
+
+    def keep_policy(self, version: PolicyVersion) -> None:
+        """Write down what was published. Again is nothing."""
+        row = (
+            version.sequence,
+            version.digest,
+            version.author,
+            version.approver,
+            json.dumps(version.nodes),
+            version.at,
+        )
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO policies VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def policies(self) -> list[PolicyVersion]:
+        """Every version, the newest first."""
+        with self._transaction("DEFERRED") as db:
+            rows = db.execute("SELECT * FROM policies ORDER BY sequence DESC").fetchall()
+        return [
+            PolicyVersion(sequence, digest, author, approver, tuple(json.loads(nodes)), Wall(at))
+            for sequence, digest, author, approver, nodes, at in rows
+        ]
+
+    def propose(self, proposal: Proposal) -> None:
+        """Keep a proposal, in place of an older one of the same text."""
+        row = (
+            proposal.digest,
+            proposal.base,
+            proposal.author,
+            proposal.terms,
+            proposal.at,
+            proposal.expires,
+        )
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO proposals VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def proposals(self, now: Wall) -> list[Proposal]:
+        """Those that have not expired, the oldest first; the others are gone for good."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM proposals WHERE expires <= ?", (now,))
+            rows = db.execute("SELECT * FROM proposals ORDER BY at, digest").fetchall()
+        return [Proposal(*row) for row in rows]
+
+    def drop_proposal(self, digest: str) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM proposals WHERE digest = ?", (digest,))
 
     # Counters
 

@@ -60,4 +60,14 @@ _MIGRATIONS = (
         "ALTER TABLE certificates ADD COLUMN der BLOB",
         "CREATE UNIQUE INDEX one_renewal ON certificates (renewed) WHERE renewed IS NOT NULL",
     ),
+    (
+        """CREATE TABLE policies (
+            sequence INTEGER PRIMARY KEY, digest TEXT NOT NULL, author TEXT NOT NULL, approver TEXT NOT NULL,
+            nodes TEXT NOT NULL, at INTEGER NOT NULL
+        ) STRICT""",
+        """CREATE TABLE proposals (
+            digest TEXT PRIMARY KEY, base TEXT NOT NULL, author TEXT NOT NULL, terms TEXT NOT NULL,
+            at INTEGER NOT NULL, expires INTEGER NOT NULL
+        ) STRICT""",
+    ),
 )

@@ -7,7 +7,10 @@
 | POST /v1/sessions | node | a certificate for a session of an agent on that node, first or next |
 | POST /v1/renew | node, operator | its next certificate; an operator's for the same key, at most 7 days from its token |
 | POST /v1/grace | the holder of a node's ended certificate | the same, at most 7 days after its end |
-| POST /v1/policy | operator, admin | apply a policy |
+| POST /v1/policy | operator, admin | apply a policy, or propose it where that takes two |
+| POST /v1/approvals | operator, admin or approver | confirm what another operator proposed |
+| GET /v1/policies | operator | every version of the policy, and what is proposed |
+| GET /v1/policies/{name} | operator | one of them: a sequence, a digest, or `active` |
 | POST /v1/lifts | operator, responder or admin | lift a lock or revocation |
 | GET /v1/status | node, operator | what is in force at the CA, and who it takes you for |
 
@@ -22,7 +25,7 @@ Rules:
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 import trio
@@ -33,8 +36,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pki import codec, renewal, svid
-from pki.authority.enrol import Admission, Enrolment
-from pki.authority.issuer import Chain, Issuer, MayIssue
+from pki.authority.enrol import ROLES, Admission, Enrolment
+from pki.authority.issuer import Chain, Issuer, MayIssue, WantedSession
 from pki.authority.refusal import Refusal, RefusalError
 from pki.authority.signer import StatementSigner
 from pki.certificate import read
@@ -44,7 +47,7 @@ from pki.errors import ConfigError, LocalError, RefusedError, RemoteError
 from pki.http.accept import serve
 from pki.http.server import error_body
 from pki.spiffe import IdKind, SpiffeId
-from pki.statement import MAX_STATEMENT_BYTES, Der, Node, Operator, Statement, Wire
+from pki.statement import MAX_ITEMS, MAX_STATEMENT_BYTES, Der, Node, Operator, Sha256Hex, Statement, Wire
 from pki.token import SECRET_BYTES, HostPort
 from pki.verify import Identity, verify
 
@@ -60,8 +63,44 @@ Answer = Mapping[str, Any]
 """Fields of a JSON object."""
 
 Name = Annotated[str, msgspec.Meta(max_length=63)]
+Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_ITEMS)]
 Csr = Annotated[bytes, msgspec.Meta(max_length=svid.MAX_CSR_BYTES)]
 Word = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,64}\Z")]
+
+
+class Wish(Wire, frozen=True):
+    """A policy to be put in force. ``packed``: its text, deflated. ``base``: the digest of the one it replaces.
+
+    ``canary``: on these nodes only. ``strand``: nodes that may lack what it requires. ``large``: a program wrote it.
+    """
+
+    packed: bytes
+    base: Sha256Hex
+    canary: Names
+    strand: Names
+    large: bool
+
+
+class Approval(Wire, frozen=True):
+    """What a second operator confirms: a proposal's digest, and the terms on which it was proposed."""
+
+    digest: Sha256Hex
+    base: Sha256Hex
+    canary: Names
+    strand: Names
+
+
+class Policies(Protocol):
+    """Publishes policies, and knows all that were. Authors and approvers are SPIFFE IDs."""
+
+    async def apply(self, wish: Wish, author: str) -> Answer:
+        """Raises ConfigError with every fault, or RefusedError."""
+
+    async def approve(self, approval: Approval, approver: str) -> Answer: ...
+
+    async def listing(self) -> Answer: ...
+
+    async def text(self, reference: str) -> Answer: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +108,13 @@ class Hooks:
     """What the CA needs of policy, roster, gossip and log. All but ``may_issue`` are called on the Trio thread."""
 
     may_issue: MayIssue
+    longest_session: Callable[[str], int | None]
+    """How long the policy lets a session of this agent live in all (us)."""
     publish: Callable[[Statement], Awaitable[None]]
     """Take a statement into the CA's store, durably, and spread it."""
     roles_of: Callable[[Identity], frozenset[str]]
     """The roles of an operator, if the roster names exactly the key of this identity; none otherwise."""
-    apply_policy: Callable[[str, str], Awaitable[Answer]]
-    """Check and publish a policy: text, author. Raises ConfigError with every fault, or RefusedError."""
+    policies: "Policies"
     lift: Callable[[bytes, Identity], Awaitable[Answer]]
     """Judge an operator's demand (envelope) and publish the unlock or unrevoke. Raises RemoteError, RefusedError."""
     control_address: str
@@ -94,6 +134,9 @@ def application(issuer: Issuer, hooks: Hooks) -> Starlette:
         Route("/v1/renew", api.renew, methods=["POST"]),
         Route("/v1/grace", api.grace, methods=["POST"]),
         Route("/v1/policy", api.policy, methods=["POST"]),
+        Route("/v1/approvals", api.approvals, methods=["POST"]),
+        Route("/v1/policies", api.policies, methods=["GET"]),
+        Route("/v1/policies/{name}", api.policy_text, methods=["GET"]),
         Route("/v1/lifts", api.lifts, methods=["POST"]),
         Route("/v1/status", api.status, methods=["GET"]),
     ]
@@ -115,6 +158,8 @@ class _Session(Wire, frozen=True):
     csr: Csr
     agent: Name
     session: Name
+    renews: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{0,40}\Z")] = ""
+    """The serial of the certificate before; empty for a new session."""
 
 
 class _Renewal(Wire, frozen=True):
@@ -125,10 +170,6 @@ class _Grace(Wire, frozen=True):
     csr: Csr
     chain: Annotated[list[Der], msgspec.Meta(min_length=1, max_length=MAX_CHAIN_CERTIFICATES)]
     signature: Annotated[bytes, msgspec.Meta(max_length=128)]
-
-
-class _Policy(Wire, frozen=True):
-    text: str
 
 
 class _Lift(Wire, frozen=True):
@@ -170,8 +211,9 @@ class _Api:
         session = SpiffeId.for_agent(peer.id.trust_domain, asked.agent, peer.id.name, asked.session)
         key = svid.public_key_of_csr(asked.csr)
         now, may_issue = self.hooks.clock.wall(), self.hooks.may_issue
-        chain = await self._in_thread(lambda: self.issuer.session(session, key, now, may_issue))
-        self._note_issued("session issued", session, chain)
+        wanted = WantedSession(session, key, asked.renews, self.hooks.longest_session(asked.agent))
+        chain = await self._in_thread(lambda: self.issuer.session(wanted, now, may_issue))
+        self._note_issued("session renewed" if asked.renews else "session issued", session, chain)
         return _json({"chain": chain, "spiffe_id": str(session)})
 
     async def renew(self, request: Request) -> Response:
@@ -211,8 +253,21 @@ class _Api:
 
     async def policy(self, request: Request) -> Response:
         peer = await self._operator(request, "admin")
-        asked = await _body(request, _Policy)
-        return _json(await self.hooks.apply_policy(asked.text, str(peer.id)))
+        asked = await _body(request, Wish)
+        return _json(await self.hooks.policies.apply(asked, str(peer.id)))
+
+    async def approvals(self, request: Request) -> Response:
+        peer = await self._operator(request, "admin", "approver")
+        asked = await _body(request, Approval)
+        return _json(await self.hooks.policies.approve(asked, str(peer.id)))
+
+    async def policies(self, request: Request) -> Response:
+        await self._operator(request, *ROLES)
+        return _json(await self.hooks.policies.listing())
+
+    async def policy_text(self, request: Request) -> Response:
+        await self._operator(request, *ROLES)
+        return _json(await self.hooks.policies.text(request.path_params["name"]))
 
     async def lifts(self, request: Request) -> Response:
         peer = await self._operator(request, "responder", "admin")

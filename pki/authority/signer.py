@@ -11,7 +11,6 @@ Rules:
 Blocking: it waits for the register. Called from a thread.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +21,7 @@ from pki.authority.register import Register
 from pki.clock import Wall
 from pki.statement import (
     Adoption,
+    Canary,
     Heartbeat,
     Lift,
     Lock,
@@ -57,15 +57,11 @@ class StatementSigner:
         """The end of what has no end of its own: that of the trust bundle."""
         return Wall(self.authority.bundle_statement.payload.expires)
 
-    def policy(self, text: bytes, author: str, at: Wall) -> Statement:
-        """The policy of these bytes is to be in force."""
-        body = Policy(
-            sequence=self.register.next_sequence("policy"),
-            digest=hashlib.sha256(text).hexdigest(),
-            size=len(text),
-            author=author,
-        )
-        return self._numbered("policy", body, Span(at, self.for_good))
+    def policy(self, edition: Policy | Canary, at: Wall) -> Statement:
+        """A policy to be in force, everywhere or on some nodes; its ``sequence`` is set here."""
+        kind = "canary" if isinstance(edition, Canary) else "policy"
+        newest = msgspec.structs.replace(edition, sequence=self.register.next_sequence("policy"))
+        return self._numbered(kind, newest, Span(at, self.for_good))
 
     def member(self, entry: Node | Operator, at: Wall) -> Statement:
         """The roster's entry of a name; its ``sequence`` is set here."""

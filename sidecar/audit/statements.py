@@ -2,9 +2,9 @@
 
 from pki.clock import Wall
 from pki.judge import Word
-from pki.statement import Lift, Lock, Policy, Revocation, Statement
+from pki.statement import Canary, Edition, Lift, Lock, Policy, Revocation, Statement
 from sidecar.audit import record
-from sidecar.audit.record import Facts, Record
+from sidecar.audit.record import Facts, Record, Value
 
 
 def records_of(statement: Statement, word: Word, at: Wall) -> list[Record]:
@@ -17,8 +17,17 @@ def records_of(statement: Statement, word: Word, at: Wall) -> list[Record]:
         case Revocation():
             return [record.revocation(at, "applied", statement.id, str(body.target), facts)]
         case Policy():
-            return [record.policy(at, "received", body.sequence, body.digest, facts)]
+            return [record.policy(at, "received", body.sequence, body.digest, {**facts, **_by_whom(body)})]
+        case Canary():
+            named: Facts = {**facts, **_by_whom(body), "nodes": list[Value](body.nodes)}
+            return [record.policy(at, "received", body.sequence, body.digest, named)]
         case Lift() if statement.kind == "unlock":
             return [record.lock(at, "lifted", name, "", facts) for name in body.ids]
         case _:
             return []
+
+
+def _by_whom(edition: Edition) -> dict[str, str]:
+    """The operators behind a policy, which the CA signs."""
+    approved = {"approver": edition.approver} if edition.approver else {}
+    return {"author": edition.author, **approved}

@@ -11,6 +11,7 @@ from OpenSSL import SSL
 from pki.authority.enrol import Enrolment
 from pki.authority.issuer import Issuer, Lifetimes
 from pki.authority.keystore import REGISTER_FILE, Authority, open_online
+from pki.authority.refusal import Refusal
 from pki.authority.register import Register
 from pki.authority.service import Hooks, application, serve
 from pki.authority.signer import StatementSigner
@@ -119,9 +120,10 @@ def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
     """What the API asks of the office."""
     return Hooks(
         may_issue=office.may_issue,
+        longest_session=office.longest_session,
         publish=office.publish,
         roles_of=office.roles_of,
-        apply_policy=office.apply_policy,
+        policies=office.policies,
         lift=office.lift,
         control_address=str(control_addresses(config)[0]),
         clock=office.clock,
@@ -182,6 +184,8 @@ def _noter(record_one: Callable[[Record], None], clock: Clock) -> Callable[[dict
         what = str(facts.pop("event", "event"))
         if what == "refused":
             why, reason = str(facts.pop("message", "")), facts.pop("reason", "")
+            if reason == Refusal.CLONE:
+                record_one(record.finding(clock.wall(), "clone", {"peer": str(facts["peer"]), "why": why}))
             refusals.note(f"{reason} {facts.get('peer', '')}".strip(), why, **facts)
         else:
             _log.info(what, **facts)

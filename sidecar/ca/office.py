@@ -1,17 +1,15 @@
-"""What the CA decides: which policy is published, what it adopts, what it lifts, and its word once a second.
+"""What the CA decides: what it adopts, what it lifts, and its word once a second. Policies have a desk of their own.
 
 Rules:
 
 1. What the CA owes is read off the store, never off a queue: a restriction without a number of ours is to be
    adopted, a revocation is to be banned. So a crash, a full disk or a full queue only puts it off.
-2. One policy is applied at a time, and one lift: sequences come into force in their order, and what a demand was
-   judged by is still so when the lift is signed.
+2. One lift at a time: what a demand was judged by is still so when the lift is signed.
 3. A demand works once: each id it names must be in force, and is not any more afterwards.
 4. All signing happens in one thread, off the loop, and only while the time is known (:mod:`sidecar.ca.steady`).
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -19,28 +17,25 @@ import trio
 
 from pki.authority.signer import Span, StatementSigner
 from pki.clock import DAY, SECOND, Clock, Wall
-from pki.errors import ConfigError, Fault, LocalError, LockgateError, RefusedError, RemoteError
+from pki.errors import LocalError, LockgateError, RefusedError, RemoteError
 from pki.judge import Trust, Word, judge
 from pki.spiffe import SpiffeId
-from pki.statement import Demand, Heartbeat, Lift, Lock, Policy, Revocation, Statement, Target, Wire, parse
+from pki.statement import Demand, Heartbeat, Lift, Lock, Revocation, Statement, Target, Wire, parse
 from pki.verify import Identity
 from sidecar import defaults
 from sidecar.audit.record import Record
 from sidecar.audit.statements import records_of
+from sidecar.ca import policies
 from sidecar.ca.steady import SigningClock
 from sidecar.gossip.member import Member
 from sidecar.gossip.store import Entry
 from sidecar.objects import Objects
 from sidecar.peering import Peering
-from sidecar.policy.check import Severity, check
-from sidecar.policy.load import load_policy
 from sidecar.snapshot import Facts, Snapshot
 
 HEARTBEAT_LIFE = DAY
 HEARTBEAT_SECONDS = defaults.HEARTBEAT_INTERVAL / SECOND
 RETRY_SECONDS = 1.0
-FILE = "policy"
-"""What an operator's file is called in faults: its name stays with the operator."""
 
 T = TypeVar("T")
 
@@ -64,10 +59,9 @@ class Office:
         self.clock = SigningClock(clock, lambda: self.member.freshness)
         self._signer = signer
         self._clock = clock
-        self._dev = dev
         self._thread = trio.CapacityLimiter(1)
-        # Of its own: a policy that takes seconds to check must not hold up the heartbeat.
-        self._checking = trio.CapacityLimiter(1)
+        desk = policies.Office(lambda: self.member, signer, objects, self.clock, self.publish, dev)
+        self.policies = policies.PolicyDesk(desk, self._thread)
         self._turn = trio.Lock()
         self._news = trio.Event()
         self._banned: set[str] = set()
@@ -90,6 +84,10 @@ class Office:
             self.record(one)
         if isinstance(statement.body, Revocation):
             await self._ban(statement)
+        try:
+            await self.policies.keep(statement)
+        except LocalError as error:
+            log.error("a policy is in force, and not in the register yet", why=str(error))
         self._news.set()
 
     def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
@@ -104,6 +102,12 @@ class Office:
             return False
         entry = snapshot.policy.agents.get(agent) if snapshot.policy else None
         return entry is not None and node in entry.nodes
+
+    def longest_session(self, agent: str) -> int | None:
+        """How long a session of ``agent`` may live in all (us); None: as long as it is renewed."""
+        policy = self.member.snapshot.policy
+        entry = policy.agents.get(agent) if policy else None
+        return entry.session_lifetime if entry else None
 
     def roles_of(self, identity: Identity) -> frozenset[str]:
         """An operator's roles, under exactly the key that the roster names; none once it is revoked, or while locked."""
@@ -123,31 +127,6 @@ class Office:
         refusals = await self.member.take([statement.raw], None)
         if refusals or self.member.unready:
             raise LocalError(f"statement not published: {refusals[0] if refusals else self.member.unready}")
-
-    async def apply_policy(self, text: str, author: str) -> dict[str, object]:
-        """Check a policy against the roster and put it in force; raises ConfigError with every fault."""
-        data = text.encode()
-        policy = await trio.to_thread.run_sync(load_policy, data, FILE, limiter=self._checking)
-        async with self._turn:
-            now, roster = self.clock.wall(), self.member.snapshot.roster
-            judge_policy = partial(check, policy, roster, dev=self._dev, now=now)
-            findings = await trio.to_thread.run_sync(judge_policy, limiter=self._checking)
-            faults = [
-                Fault(one.fault(FILE).where, one.what, one.hint)
-                for one in findings
-                if one.severity is Severity.ERROR
-            ]
-            if faults:
-                raise ConfigError(faults)
-            await self._in_thread(self.objects.put, data)
-            statement = await self._in_thread(self._signer.policy, data, author, now)
-            await self.publish(statement)
-        return {
-            "id": statement.id,
-            "sequence": statement.body.sequence if isinstance(statement.body, Policy) else 0,
-            "digest": policy.digest,
-            "warnings": [str(one.fault(FILE)) for one in findings],
-        }
 
     async def lift(self, envelope: bytes, identity: Identity) -> dict[str, object]:
         """Judge an operator's demand, and publish the unlock that it asks for."""

@@ -29,6 +29,7 @@ from sidecar.exits import Exit
 from sidecar.gossip.journal import Journal
 from sidecar.identity import CHAIN_FILE, KEY_FILE, Credential, named, save_bundle
 from sidecar.operator import passphrase, save_facts
+from sidecar.policy.features import ENFORCED
 from sidecar.version import VERSION
 from sidecar.wire import Feature
 
@@ -177,7 +178,7 @@ async def _enrol(token: Token, key: Key, addresses: list[str]) -> Joined:
             "csr": svid.request(key),
             "addresses": addresses,
             "version": VERSION,
-            "features": list(Feature.ALL),
+            "features": sorted({*Feature.ALL, *ENFORCED}),
             "trust_domain": token.member.trust_domain,
         }
         async with await connect_ca(address, bundle, (), None, SystemClock()) as client:

@@ -1,23 +1,23 @@
-"""`lockgate policy check | apply | show`."""
+"""`lockgate policy`: look at policies. What changes the one in force is in :mod:`sidecar.cli.policy_apply`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pki.errors import ConfigError, Fault, LocalError, LockgateError
+from pki.errors import ConfigError, LockgateError
+from sidecar.cli import policy_texts
 from sidecar.cli.operator import acting
+from sidecar.cli.policy_apply import apply, approve, large_option, rollback
+from sidecar.cli.policy_words import difference_rows, difference_text, table
 from sidecar.cli.settings import Settings, settings_options
-from sidecar.cli.wait import report, wait_option
+from sidecar.cli.values import clock_time
 from sidecar.control.client import call
 from sidecar.defaults import TOML_BYTES
 from sidecar.exits import Exit
 
 if TYPE_CHECKING:
     from sidecar.snapshot import Roster
-
-POLICY_NAME = "policy"
-"""What the CA calls the file in its faults: it never sees its name."""
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 
@@ -31,13 +31,14 @@ def policy(settings: Settings) -> None:
 @policy.command()
 @file_argument
 @click.option("--strict", is_flag=True, help="Warnings are errors.")
+@large_option
 @settings_options
-def check(settings: Settings, file: Path, strict: bool) -> int:
+def check(settings: Settings, file: Path, strict: bool, large: bool) -> int:
     """Check a policy file: every fault at once, with its line.
 
     Against the roster, too, when the daemon of this directory answers.
     """
-    rows = _findings(_read(file), str(file), *_surroundings(settings))
+    rows = _findings(policy_texts.of_file(file, large=large).data, str(file), *_surroundings(settings))
     bad = any(row["severity"] == "error" or strict for row in rows)
     lines = [
         f"{row['where']}: {row['severity']}: {row['what']}" + (f" ({row['hint']})" if row["hint"] else "")
@@ -49,36 +50,73 @@ def check(settings: Settings, file: Path, strict: bool) -> int:
 
 
 @policy.command()
-@file_argument
-@wait_option
+@click.option("--version", "sequence", type=click.IntRange(min=1), help="An old one, from the CA.")
 @settings_options
-def apply(settings: Settings, file: Path, wait: int) -> int:
-    """Put a policy in force on every node. Needs an operator with the role admin."""
-    with acting(settings) as operator:
-        try:
-            text = _read(file).decode()
-        except UnicodeDecodeError:
-            raise LocalError(f"{file}: not UTF-8 text") from None
-        try:
-            answer = operator.call_ca("POST", "/v1/policy", {"text": text}).json
-        except ConfigError as error:
-            faults = [Fault(_renamed(one.where, file), one.what, one.hint) for one in error.faults]
-            raise ConfigError(faults) from None
-        for warning in answer["warnings"]:
-            settings.say(_renamed(warning, file))
-        return report(
-            settings, answer, wait, f"policy {answer['sequence']} ({answer['digest'][:12]}) applied"
-        )
+def show(settings: Settings, sequence: int | None) -> int:
+    """Print the policy in force here. Its sequence and digest go to stderr, so that stdout is the file."""
+    text = policy_texts.resolve(settings, str(sequence or policy_texts.ACTIVE))
+    settings.say(f"policy {text.sequence}, SHA-256 {text.digest}")
+    body = text.data.decode()
+    settings.emit({"sequence": text.sequence, "digest": text.digest, "text": body}, body.rstrip("\n"))
+    return Exit.YES
+
+
+@policy.command()
+@click.argument("before")
+@click.argument("after", required=False)
+@settings_options
+def diff(settings: Settings, before: str, after: str | None) -> int:
+    """What agents gain and lose from BEFORE to AFTER: each a file, a version's number, or `active`.
+
+    With one name only, from the policy in force here to that one. Exit code 1 when anything differs.
+    """
+    from pki.clock import SystemClock
+    from sidecar.policy.diff import difference
+
+    sides = (before, after) if after else (policy_texts.ACTIVE, before)
+    old, new = (policy_texts.resolve(settings, side) for side in sides)
+    becomes = new.load()
+    assert becomes is not None  # noqa: S101 - neither a file nor a version is "no policy"
+    found = difference(old.load(), becomes, SystemClock().wall())
+    settings.emit({"before": old.name, "after": new.name, **difference_rows(found)}, difference_text(found))
+    return Exit.NO if found else Exit.YES
 
 
 @policy.command()
 @settings_options
-def show(settings: Settings) -> int:
-    """Print the policy in force here. Its sequence and digest go to stderr, so that stdout is the file."""
-    answer = call(settings.paths.admin_sock, "GET", "/v1/policy")
-    settings.say(f"policy {answer['sequence']}, SHA-256 {answer['digest']}")
-    settings.emit(answer, answer["text"].rstrip("\n"))
+def ls(settings: Settings) -> int:
+    """List every version of the policy, and what waits for a second operator."""
+    with acting(settings) as operator:
+        listing = operator.call_ca("GET", "/v1/policies", None).json
+    rows = [
+        (
+            f"{one['sequence']}{_state(one, listing)}",
+            one["digest"][:12],
+            clock_time(one["at"]),
+            _name(one["author"]),
+            _name(one["approver"]),
+            ", ".join(one["nodes"]) or "all",
+        )
+        for one in listing["versions"]
+    ]
+    text = table(("SEQUENCE", "DIGEST", "APPLIED", "BY", "WITH", "NODES"), rows)
+    for one in listing["proposals"]:
+        text += (
+            f"\nproposed by {_name(one['author'])}: {one['digest'][:12]}, until {clock_time(one['expires'])}"
+        )
+    settings.emit(listing, text)
     return Exit.YES
+
+
+def _state(one: dict[str, Any], listing: dict[str, Any]) -> str:
+    if one["sequence"] == listing["sequence"]:
+        return " in force"
+    return " canary" if one["sequence"] == listing["canary"] else ""
+
+
+def _name(author: str) -> str:
+    """The last segment of a SPIFFE ID."""
+    return author.rpartition("/")[2]
 
 
 def _surroundings(settings: Settings) -> tuple["Roster | None", bool | None]:
@@ -100,7 +138,7 @@ def _findings(data: bytes, name: str, roster: "Roster | None", dev: bool | None)
     from sidecar.policy.load import load_policy
 
     try:
-        loaded = load_policy(data, name)
+        loaded = load_policy(data, name, max(TOML_BYTES, len(data)))
     except ConfigError as error:
         return [_row(Severity.ERROR, one.where, one.what, one.hint) for one in error.faults]
     now = SystemClock().wall()
@@ -122,16 +160,5 @@ def _row(severity: str, where: str, what: str, hint: str) -> dict[str, Any]:
     return {"severity": str(severity), "where": where, "what": what, "hint": hint}
 
 
-def _renamed(text: str, file: Path) -> str:
-    return f"{file}{text.removeprefix(POLICY_NAME)}" if text.startswith(POLICY_NAME) else text
-
-
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as source:
-            data = source.read(TOML_BYTES + 1)
-    except OSError as error:
-        raise LocalError(f"{file}: {error.strerror}") from None
-    if len(data) > TOML_BYTES:
-        raise LocalError(f"{file}: a policy has at most {TOML_BYTES} bytes")
-    return data
+for _verb in (apply, approve, rollback):
+    policy.add_command(_verb)

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from pki.codec import convert
 from pki.errors import RefusedError
 from pki.spiffe import SpiffeId
-from pki.statement import MAX_STATEMENT_BYTES, parse
+from pki.statement import MAX_STATEMENT_BYTES, Canary, parse
 from sidecar.control.unix import answer, body_of
 from sidecar.gossip.member import Member
 from sidecar.gossip.store import Entry
@@ -60,7 +60,8 @@ def _standing(member: Member, entry: Entry, trust_domain: str) -> dict[str, dict
     receipts = member.store.receipts(entry.statement.id)
     snapshot = member.snapshot
     rows: dict[str, dict[str, Any]] = {}
-    for name in sorted(snapshot.roster.nodes):
+    body = entry.statement.body
+    for name in sorted(body.nodes if isinstance(body, Canary) else snapshot.roster.nodes):
         who = SpiffeId.for_node(trust_domain, name)
         if not is_member(who, (), snapshot):
             continue

@@ -187,7 +187,7 @@ class Mesh:
         alice = str(self.layout.operator("alice"))
         answer = self.run(
             *("--dir", str(self.layout.member(AGENTS)), "--operator", alice, "policy", "apply"),
-            *(str(self.layout.policy), "--wait", "20s"),
+            *(str(self.layout.policy), "--yes", "--wait", "20s"),
         )
         late = [name for name, one in answer["nodes"].items() if one["state"] != "confirmed"]
         if late:

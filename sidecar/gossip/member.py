@@ -12,6 +12,7 @@ Rules:
 3. A node is fresh only while all it holds is durable: else a crash would lose what its freshness rests on.
 4. One batch is taken in whole or, where its link dies under it, still in whole: nothing is left half done.
 5. A policy is compiled outside the lock: a kill switch never waits behind it.
+6. Which policy is due here, the newest or a canary that names this node, is for :mod:`sidecar.gossip.editions`.
 
 Both nodes and the CA are members; what only the CA does hangs on ``Outlet.merged``.
 """
@@ -26,8 +27,9 @@ from pki.bundle import TrustBundle, open_successor
 from pki.clock import Clock, Wall
 from pki.errors import RemoteError
 from pki.judge import Word
-from pki.statement import KINDS, Heartbeat, Operator, Policy, Revocation, Statement, Wire, parse
+from pki.statement import KINDS, Edition, Heartbeat, Operator, Revocation, Statement, Wire, parse
 from sidecar import assemble
+from sidecar.gossip.editions import counts_as, due, due_entry
 from sidecar.gossip.flood import (
     Arrived,
     Beaten,
@@ -95,6 +97,8 @@ class Member:
         self.freshness = Freshness()
         self.bundle = bundle
         self.loaded = Loaded()
+        self.node = ""
+        """Which node this is, for whoever composes it to say; the CA is none."""
         self.declined = 0
         self.snapshot = Snapshot.of(
             policy=None,
@@ -145,9 +149,9 @@ class Member:
         newest = await self._ledger.recall(self.freshness, boot_id)
         if newest is not None:
             self._flood.handle(Beaten(newest.raw, None))
-        named = self._named_policy()
-        if named is not None:
-            await self._policies.check(named)
+        wanted = due(self.store, self.node)
+        if wanted is not None:
+            await self._policies.check(wanted)
         async with self._lock:
             await self._permit()
         await self._bring_policy()
@@ -332,33 +336,31 @@ class Member:
         beat = self.freshness.newest
         if beat is None or beat is self.freshness.confirmed or self._pending:
             return
-        loaded, bundle = self.loaded, self.bundle
-        in_force = InForce(bundle.epoch, loaded.sequence, loaded.digest, bundle.sequence, bundle.digest)
+        policy = counts_as(self.store, self.node, (self.loaded.sequence, self.loaded.digest))
+        if policy is None:
+            return
+        bundle = self.bundle
+        in_force = InForce(bundle.epoch, *policy, bundle.sequence, bundle.digest)
         self.freshness.confirm(in_force, self.store.numbered_digest(beat.issued, beat.body.number))
 
     # -- policies
 
-    def _named_policy(self) -> Policy | None:
-        entry = self.store.newest("policy")
-        body = entry.statement.body if entry else None
-        return body if isinstance(body, Policy) else None
-
     async def _bring_policy(self) -> None:
-        """Put the newest policy in force, if its text is here and good."""
-        named = self._named_policy()
-        if named is None or not self._policies.is_due(named, self.loaded):
+        """Put the policy that is due in force, if its text is here and good."""
+        wanted = due(self.store, self.node)
+        if wanted is None or not self._policies.is_due(wanted, self.loaded):
             return
         async with self._policy_lock:
-            while (named := self._named_policy()) and self._policies.is_due(named, self.loaded):
-                loaded = await self._policies.prepare(named, self.loaded, self._flood.links)
+            while (wanted := due(self.store, self.node)) and self._policies.is_due(wanted, self.loaded):
+                loaded = await self._policies.prepare(wanted, self.loaded, self._flood.links)
                 if loaded is not None:
-                    await self._load(named, loaded)
+                    await self._load(wanted, loaded)
 
-    async def _load(self, named: Policy, loaded: Loaded) -> None:
+    async def _load(self, wanted: Edition, loaded: Loaded) -> None:
         async with self._lock:
             with trio.CancelScope(shield=True):
-                entry = self.store.newest("policy")
-                if entry is None or entry.statement.body != named:
+                entry = due_entry(self.store, self.node)
+                if entry is None or entry.statement.body != wanted:
                     return
                 self.loaded = loaded
                 await self._publish()
@@ -384,4 +386,5 @@ def _is_acknowledged(statement: Statement) -> bool:
     """
     kind, body = KINDS.get(statement.kind), statement.body
     is_own_end = isinstance(body, Revocation) and body.target.kind == "id"
-    return kind is not None and kind.acknowledged and statement.kind != "policy" and not is_own_end
+    is_edition = isinstance(body, Edition)
+    return kind is not None and kind.acknowledged and not is_edition and not is_own_end

@@ -7,15 +7,13 @@ import structlog
 import trio
 
 from pki.errors import ConfigError, LocalError
-from pki.statement import Policy, Wire
+from pki.statement import Edition, Wire
+from sidecar.gossip.editions import NO_POLICY
 from sidecar.gossip.texts import Ask, Fetching, part_of
 from sidecar.objects import MAX_OBJECT_BYTES, Objects
 from sidecar.policy.load import load_policy
-from sidecar.policy.model import Policy as CompiledPolicy
+from sidecar.policy.model import Policy
 from sidecar.wire import Fetch, Object
-
-NO_POLICY = "0" * 64
-"""What stands for the digest of a policy before the first one."""
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +24,7 @@ class Loaded:
 
     sequence: int = 0
     digest: str = NO_POLICY
-    policy: CompiledPolicy | None = None
+    policy: Policy | None = None
     fault: str = ""
     """Why a newer policy is not in force, if there is one."""
 
@@ -38,16 +36,16 @@ class Policies:
         self._objects = objects
         self._send = send
         self._fetching = Fetching(MAX_OBJECT_BYTES)
-        self._refused: Policy | None = None
+        self._refused: Edition | None = None
         # Of its own: a policy that takes seconds to compile must not keep a revocation from the disk.
         self._threads = trio.CapacityLimiter(2)
 
-    def is_due(self, named: Policy, current: Loaded) -> bool:
+    def is_due(self, named: Edition, current: Loaded) -> bool:
         """Whether there is anything to do about the policy that the newest statement names."""
         in_force = (named.sequence, named.digest) == (current.sequence, current.digest)
         return not in_force and named != self._refused and self._fetching.digest != named.digest
 
-    async def prepare(self, named: Policy, current: Loaded, peers: Sequence[str]) -> Loaded | None:
+    async def prepare(self, named: Edition, current: Loaded, peers: Sequence[str]) -> Loaded | None:
         """What to put in force for ``named``: the new policy, or the current one and why; None: not here yet."""
         if named.digest == current.digest:
             return Loaded(named.sequence, named.digest, current.policy)
@@ -64,7 +62,7 @@ class Policies:
             return self._refuse(named, current, str(error).partition("\n")[0])
         return Loaded(named.sequence, named.digest, policy)
 
-    async def check(self, named: Policy) -> None:
+    async def check(self, named: Edition) -> None:
         """At start: raises LocalError when the text was here and is damaged."""
         await trio.to_thread.run_sync(self._objects.read, named.digest, limiter=self._threads)
 
@@ -98,7 +96,7 @@ class Policies:
         if ask is not None:
             self._send(ask.peer, ask.message)
 
-    def _refuse(self, named: Policy, current: Loaded, why: str) -> Loaded:
+    def _refuse(self, named: Edition, current: Loaded, why: str) -> Loaded:
         """The old one stays, and says why. The same statement is not tried again, a newer one is."""
         self._refused = named
         log.error("policy refused, the old one stays", sequence=named.sequence, why=why)

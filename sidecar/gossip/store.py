@@ -3,7 +3,7 @@
 Rules:
 
 1. An entry is never evicted. It leaves when its statement has expired by the floor for longer than RETENTION (so
-   that a heartbeat's set is still whole), or when a newer, *settled* statement of the same subject (policy, bundle, member of one name) supersedes it.
+   that a heartbeat's set is still whole), or when a newer, *settled* statement of the same subject (policy, canary, bundle, member of one name) supersedes it.
 2. In force = restrictions that have not ended by the floor, less the ids that an unlock (for locks) or an
    unrevoke (for revocations) names. A lift may arrive before what it lifts: nothing depends on order.
 3. A restriction counts from the merge on. What permits (a lift, a roster entry, a policy, a bundle) counts once it
@@ -27,7 +27,18 @@ from pki.errors import RemoteError
 from pki.judge import Word
 from pki.profile import check_leaf
 from pki.spiffe import IdKind, SpiffeId
-from pki.statement import KINDS, Adoption, Bundle, Lift, Lock, Member, Policy, Receipt, Revocation, Statement
+from pki.statement import (
+    KINDS,
+    Adoption,
+    Bundle,
+    Edition,
+    Lift,
+    Lock,
+    Member,
+    Receipt,
+    Revocation,
+    Statement,
+)
 from sidecar.defaults import OPERATOR_LIVE_STATEMENTS, OPERATOR_LOCK_MAX_TTL, RETENTION
 from sidecar.gossip import digest
 
@@ -171,7 +182,7 @@ class Store:
                 yield entry
 
     def newest(self, kind: str, subject: str = "") -> Entry | None:
-        """The policy or bundle statement in force, or a member's entry (``node/NAME``, ``operator/NAME``)."""
+        """The newest policy, canary or bundle statement, or a member's entry (``node/NAME``, ``operator/NAME``)."""
         held = self._subjects.get((kind, subject), ())
         settled = [self._entries[name] for name in held if name in self._settled]
         return max(settled, key=lambda entry: _order(entry.statement), default=None)
@@ -300,7 +311,7 @@ def _issued(entry: Entry) -> tuple[int, str]:
 def _subject(statement: Statement) -> tuple[str, str] | None:
     """Of what the statement is one version among others; None: it stands for itself."""
     body = statement.body
-    if isinstance(body, Policy | Bundle):
+    if isinstance(body, Edition | Bundle):
         return statement.kind, ""
     if isinstance(body, Member):
         kind = type(body.member).__name__.lower()

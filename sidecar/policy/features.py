@@ -24,7 +24,7 @@ class Feature(StrEnum):
     TWO_PERSON = "two-person"
 
 
-ENFORCED: frozenset[Feature] = frozenset({Feature.TCP, Feature.MTLS_CALLERS})
+ENFORCED: frozenset[Feature] = frozenset({Feature.TCP, Feature.MTLS_CALLERS, Feature.TWO_PERSON})
 
 LANGUAGE: frozenset[Feature] = frozenset(Feature)
 """All there is to parse: for tests, and for tools that only read a policy."""

@@ -80,7 +80,7 @@ def test_a_disk_that_cannot_be_read_is_our_own_fault() -> None:
 def test_an_object_too_large_is_refused() -> None:
     """Before a byte of it is written."""
     disk = FaultDisk()
-    with pytest.raises(LocalError, match="at most 1048576 are kept"):
+    with pytest.raises(LocalError, match="at most 33554432 are kept"):
         Objects(FOLDER, disk).put(bytes(MAX_OBJECT_BYTES + 1))
     assert disk.names(FOLDER) == []
 

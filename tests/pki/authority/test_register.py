@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from pki.authority.register import Invitation, Issuance, Register
+from pki.authority.register import Invitation, Issuance, PolicyVersion, Proposal, Register
 from pki.clock import Wall
 from pki.errors import LocalError
 from pki.ids import new_id
@@ -238,3 +238,31 @@ def test_a_newer_register_is_refused(path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(LocalError, match="newer lockgate"):
         Register.open(path)
+
+
+# Policies
+
+
+def test_policies_are_kept_newest_first_and_once(register: Register) -> None:
+    """Written down again after a crash, a version is still one row."""
+    versions = [PolicyVersion(n, f"{n}" * 64, "alice", "", (), Wall(n)) for n in (1, 2)]
+    canary = PolicyVersion(3, "3" * 64, "alice", "bob", ("tools-1", "tools-2"), Wall(3))
+    for version in (*versions, canary, versions[0]):
+        register.keep_policy(version)
+    assert register.policies() == [canary, versions[1], versions[0]]
+
+
+def test_a_proposal_is_there_until_it_expires_is_dropped_or_made_anew(register: Register) -> None:
+    """One for each text, the oldest first."""
+    first = Proposal("1" * 64, "0" * 64, "alice", "{}", Wall(1), Wall(10))
+    second = Proposal("2" * 64, "0" * 64, "ada", "{}", Wall(2), Wall(20))
+    register.propose(second)
+    register.propose(first)
+    assert register.proposals(Wall(9)) == [first, second]
+    assert register.proposals(Wall(10)) == [second]
+    anew = Proposal(second.digest, second.base, "alice", '{"canary": []}', Wall(11), Wall(30))
+    register.propose(anew)
+    assert register.proposals(Wall(11)) == [anew]
+    register.drop_proposal(anew.digest)
+    register.drop_proposal("3" * 64)
+    assert register.proposals(Wall(11)) == []

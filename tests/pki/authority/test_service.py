@@ -22,7 +22,7 @@ from pki.authority.enrol import Enrolment
 from pki.authority.issuer import Chain, Issuer
 from pki.authority.keystore import Authority
 from pki.authority.register import Invitation, Register
-from pki.authority.service import Hooks, application
+from pki.authority.service import Approval, Hooks, Wish, application
 from pki.clock import DAY, HOUR, MINUTE, Boot, SystemClock, Wall
 from pki.errors import ConfigError, Fault, LocalError, LockgateError, RefusedError, RemoteError
 from pki.http.client import HttpClient, connect_ca, fetch_bundle
@@ -50,7 +50,7 @@ class Desk:
     listed: set[tuple[str, str]] = field(default_factory=lambda: {("agents-1", "researcher")})
     published: list[Statement] = field(default_factory=list)
     notes: list[dict[str, object]] = field(default_factory=list)
-    policies: list[tuple[str, str]] = field(default_factory=list)
+    policies: list[tuple[bytes, str]] = field(default_factory=list)
     demands: list[tuple[bytes, str]] = field(default_factory=list)
     failure: Exception | None = None
 
@@ -66,7 +66,7 @@ class Desk:
             may_issue=lambda node, agent: (node, agent) in self.listed,
             publish=self.publish,
             roles_of=lambda identity: self.roles.get(identity.id.name, frozenset()),
-            apply_policy=self.apply_policy,
+            policies=self,
             lift=self.lift,
             control_address="127.0.0.1:7446",
             clock=self,
@@ -77,10 +77,21 @@ class Desk:
         self.fail()
         self.published.append(published)
 
-    async def apply_policy(self, text: str, author: str) -> Mapping[str, Any]:
+    async def apply(self, wish: Wish, author: str) -> Mapping[str, Any]:
         self.fail()
-        self.policies.append((text, author))
+        self.policies.append((wish.packed, author))
         return {"sequence": 1}
+
+    async def approve(self, approval: Approval, approver: str) -> Mapping[str, Any]:
+        self.fail()
+        self.policies.append((approval.digest.encode(), approver))
+        return {"sequence": 2}
+
+    async def listing(self) -> Mapping[str, Any]:
+        return {"versions": []}
+
+    async def text(self, reference: str) -> Mapping[str, Any]:
+        return {"reference": reference}
 
     async def lift(self, demand: bytes, identity: Identity) -> Mapping[str, Any]:
         self.fail()
@@ -397,10 +408,16 @@ async def test_an_operator_is_renewed_only_as_the_roster_knows_it(
         await desk.refused(first, "POST", "/v1/renew", body)
 
 
+DIGEST = "ab" * 32
+WISH = {"packed": b"[agents]\n", "base": DIGEST, "canary": [], "strand": [], "large": False}
+APPROVAL = {"digest": DIGEST, "base": DIGEST, "canary": [], "strand": []}
 CALLS = {
     "/v1/sessions": ("POST", session_body()),
     "/v1/renew": ("POST", {"csr": svid.request(new_key())}),
-    "/v1/policy": ("POST", {"text": "x"}),
+    "/v1/policy": ("POST", WISH),
+    "/v1/approvals": ("POST", APPROVAL),
+    "/v1/policies": ("GET", None),
+    "/v1/policies/active": ("GET", None),
     "/v1/lifts": ("POST", {"demand": b"x"}),
     "/v1/status": ("GET", None),
 }
@@ -412,7 +429,7 @@ async def test_every_call_that_needs_an_identity_refuses_without_one(
     ca: TinyCa, desk: Desk, path: str, who: str
 ) -> None:
     """No certificate, one that expired on an open connection, a revoked one, one of the wrong kind."""
-    wanted = ca.operator() if path in ("/v1/policy", "/v1/lifts") else ca.node()
+    wanted = ca.node() if path in ("/v1/sessions", "/v1/renew", "/v1/status") else ca.operator()
     desk.roles["alice"] = frozenset({"admin"})
     peer: Identity | None = member(
         ca, {"ca": SpiffeId.for_ca("example.org", "x"), "session": ca.agent()}.get(who, wanted)
@@ -437,6 +454,9 @@ async def test_every_call_that_needs_an_identity_refuses_without_one(
         ("/v1/policy", {"admin"}, True),
         ("/v1/policy", {"responder", "approver", "auditor"}, False),
         ("/v1/policy", set(), False),
+        ("/v1/approvals", {"admin"}, True),
+        ("/v1/approvals", {"approver"}, True),
+        ("/v1/approvals", {"responder", "auditor"}, False),
         ("/v1/lifts", {"admin"}, True),
         ("/v1/lifts", {"responder"}, True),
         ("/v1/lifts", {"approver", "auditor"}, False),
@@ -456,13 +476,25 @@ async def test_an_operator_does_what_its_roles_allow(
     assert len(desk.policies) + len(desk.demands) == allowed
 
 
+@pytest.mark.parametrize("role", ["admin", "approver", "responder", "auditor"])
+async def test_every_operator_may_read_what_was_in_force(ca: TinyCa, desk: Desk, role: str) -> None:
+    """Whoever has a role; every node has the policy anyway."""
+    desk.roles["alice"] = frozenset({role})
+    alice = member(ca, ca.operator())
+    assert await desk.ask(alice, "GET", "/v1/policies") == {"versions": []}
+    assert await desk.ask(alice, "GET", "/v1/policies/3") == {"reference": "3"}
+    desk.roles["alice"] = frozenset()
+    assert (await desk.refused(alice, "GET", "/v1/policies"))["reason"] == "not_allowed"
+
+
 async def test_policy_and_demand_are_handed_on_with_their_author(ca: TinyCa, desk: Desk) -> None:
     """Byte for byte, under the verified name."""
     desk.roles["alice"] = frozenset({"admin"})
     alice = member(ca, ca.operator())
-    assert await desk.ask(alice, "POST", "/v1/policy", {"text": "[agents]\n"}) == {"sequence": 1}
+    assert await desk.ask(alice, "POST", "/v1/policy", WISH) == {"sequence": 1}
+    assert await desk.ask(alice, "POST", "/v1/approvals", APPROVAL) == {"sequence": 2}
     assert await desk.ask(alice, "POST", "/v1/lifts", {"demand": b"\x00\xff"}) == {"id": SESSION}
-    assert desk.policies == [("[agents]\n", str(ca.operator()))]
+    assert desk.policies == [(one, str(ca.operator())) for one in (b"[agents]\n", DIGEST.encode())]
     assert desk.demands == [(b"\x00\xff", "alice")]
 
 
@@ -473,7 +505,7 @@ async def test_all_faults_of_a_policy_reach_its_author(ca: TinyCa, desk: Desk) -
         ConfigError([Fault("p:1", "a"), Fault("p:2", "b", "c")]),
     )
     with pytest.raises(ConfigError) as caught:
-        await desk.ask(member(ca, ca.operator()), "POST", "/v1/policy", {"text": "x"})
+        await desk.ask(member(ca, ca.operator()), "POST", "/v1/policy", WISH)
     assert caught.value.faults == (Fault("p:1", "a"), Fault("p:2", "b", "c"))
 
 
@@ -490,10 +522,10 @@ async def test_a_refusal_by_policy_or_roster_is_passed_on(ca: TinyCa, desk: Desk
 async def test_what_is_the_fault_of_the_ca_is_told_to_its_log_only(ca: TinyCa, desk: Desk) -> None:
     """Paths and disks are nobody else's business."""
     desk.roles["alice"], desk.failure = frozenset({"admin"}), LocalError("/var/lib/secret-place: disk full")
-    note = await desk.refused(member(ca, ca.operator()), "POST", "/v1/policy", {"text": "x"})
+    note = await desk.refused(member(ca, ca.operator()), "POST", "/v1/policy", WISH)
     assert note["message"] == "/var/lib/secret-place: disk full"
     with pytest.raises(RefusedError, match=r"^the CA cannot do this now; see its log$"):
-        await desk.ask(member(ca, ca.operator()), "POST", "/v1/policy", {"text": "x"})
+        await desk.ask(member(ca, ca.operator()), "POST", "/v1/policy", WISH)
 
 
 @pytest.mark.parametrize("kind", ["node", "operator"])
@@ -664,7 +696,7 @@ async def test_join_session_and_refusals_over_tls(tmp_path: Path) -> None:
             assert isinstance(judgement, Identity)
             assert str(judgement.id) == session["spiffe_id"]
             with pytest.raises(RefusedError, match="this is for /operator/"):
-                await node.request("POST", "/v1/policy", {"text": ""})
+                await node.request("POST", "/v1/policy", WISH)
 
             ca.desk.issuer.register.ban(Target(kind="node", value="agents-1"), "statement", ca.desk.at)
             with pytest.raises(RefusedError, match="revoked"):

@@ -1,7 +1,7 @@
-import hashlib
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pki.authority.keystore import Authority
 from pki.authority.register import Register
@@ -11,6 +11,8 @@ from pki.errors import LocalError, RemoteError
 from pki.judge import Trust, judge
 from pki.statement import (
     Adoption,
+    Canary,
+    Edition,
     Heartbeat,
     Lift,
     Lock,
@@ -29,6 +31,8 @@ SPAN = Span(NOW, Wall(NOW + HOUR))
 LOCK = Lock(target=Target(kind="all"))
 NODE = Node(sequence=0, name="agents-1", addresses=["a:1"], version="0.1", features=[], labels=[])
 OPERATOR = Operator(sequence=0, name="alice", key="0" * 64, roles=["admin"])
+POLICY = Policy(sequence=0, digest="0" * 64, size=4, author="alice", approver="bob")
+CANARY = Canary(sequence=0, digest="0" * 64, size=4, author="alice", nodes=["agents-1"])
 HEARTBEAT = Heartbeat(
     number=7,
     policy_sequence=1,
@@ -47,7 +51,8 @@ def signer(authority: Authority, register: Register) -> StatementSigner:
 def every_kind(signer: StatementSigner) -> list[Statement]:
     lock = signer.restriction(LOCK, SPAN)
     return [
-        signer.policy(b"text", "spiffe://example.org/operator/alice", NOW),
+        signer.policy(POLICY, NOW),
+        signer.policy(CANARY, NOW),
         signer.member(NODE, NOW),
         signer.member(OPERATOR, NOW),
         lock,
@@ -68,8 +73,8 @@ def test_what_it_signs_is_the_word_of_the_ca(authority: Authority, signer: State
 
 def test_each_statement_has_the_next_number(signer: StatementSigner) -> None:
     """One, two, three, over all kinds, and the register knows the last."""
-    assert sorted(statement.payload.number for statement in every_kind(signer)) == list(range(1, 9))
-    assert signer.register.last_number() == 8
+    assert sorted(statement.payload.number for statement in every_kind(signer)) == list(range(1, 10))
+    assert signer.register.last_number() == 9
 
 
 def test_a_heartbeat_takes_no_number(signer: StatementSigner) -> None:
@@ -104,14 +109,15 @@ def test_each_name_has_sequences_of_its_own(signer: StatementSigner) -> None:
     members = [signer.member(NODE, NOW), signer.member(OPERATOR, NOW), signer.member(NODE, NOW)]
     bodies = [statement.body for statement in members]
     assert [body.member.sequence for body in bodies if isinstance(body, Member)] == [1, 1, 2]
-    policies = [signer.policy(b"a", "x", NOW).body, signer.policy(b"b", "x", NOW).body]
-    assert [body.sequence for body in policies if isinstance(body, Policy)] == [1, 2]
+    policies = [signer.policy(one, NOW).body for one in (POLICY, CANARY, POLICY)]
+    assert [body.sequence for body in policies if isinstance(body, Edition)] == [1, 2, 3]
 
 
-def test_a_policy_names_its_text_by_size_and_digest(signer: StatementSigner) -> None:
-    """The text travels apart."""
-    body = signer.policy(b"text", "author", NOW).body
-    assert body == Policy(sequence=1, digest=hashlib.sha256(b"text").hexdigest(), size=4, author="author")
+def test_a_policy_is_signed_as_it_is_given_but_for_its_sequence(signer: StatementSigner) -> None:
+    """Its kind follows from whom it is for."""
+    policy, canary = signer.policy(POLICY, NOW), signer.policy(CANARY, NOW)
+    assert (policy.kind, policy.body) == ("policy", replace(POLICY, sequence=1))
+    assert (canary.kind, canary.body) == ("canary", replace(CANARY, sequence=2))
 
 
 def test_an_adoption_keeps_the_original_whole(signer: StatementSigner) -> None:
@@ -124,5 +130,5 @@ def test_an_adoption_keeps_the_original_whole(signer: StatementSigner) -> None:
 
 def test_what_has_no_end_lasts_as_long_as_the_bundle(authority: Authority, signer: StatementSigner) -> None:
     """Roster and policy do not fade away on a CA that is off for a week."""
-    for statement in (signer.policy(b"", "x", NOW), signer.member(NODE, NOW)):
+    for statement in (signer.policy(POLICY, NOW), signer.member(NODE, NOW)):
         assert statement.payload.expires == authority.bundle_statement.payload.expires

@@ -132,7 +132,7 @@ async def test_the_policy_in_force_is_shown_with_its_text(bureau: Bureau, app: S
     """Before the first one, that everything is refused."""
     assert "no policy is in force" in message(await ask(app, "GET", "/v1/policy"))
     await bureau.enrol("agents-1", "tools-1")
-    applied = await bureau.office.apply_policy(POLICY, "alice")
+    applied = await bureau.apply(POLICY)
     status, body = await ask(app, "GET", "/v1/policy")
     assert (status, body["sequence"], body["digest"], body["text"]) == (200, 1, applied["digest"], POLICY)
 
@@ -140,7 +140,7 @@ async def test_the_policy_in_force_is_shown_with_its_text(bureau: Bureau, app: S
 async def test_a_policy_whose_text_is_gone_is_an_error(bureau: Bureau, app: Starlette) -> None:
     """It stays in force, and the answer says what is missing."""
     await bureau.enrol("agents-1", "tools-1")
-    applied = await bureau.office.apply_policy(POLICY, "alice")
+    applied = await bureau.apply(POLICY)
     (bureau.paths.objects / str(applied["digest"])).unlink()
     assert "gone from the disk" in message(await ask(app, "GET", "/v1/policy"))
 

@@ -1,6 +1,5 @@
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -9,7 +8,7 @@ from structlog.testing import capture_logs
 from pki import statement
 from pki.authority.service import application
 from pki.clock import HOUR, MINUTE, SECOND
-from pki.errors import ConfigError, LocalError, RefusedError, RemoteError
+from pki.errors import LocalError, RefusedError, RemoteError
 from pki.http.client import HttpClient
 from pki.http.server import serve_connection
 from pki.statement import Demand, Heartbeat, Lift, Statement
@@ -41,64 +40,14 @@ async def lift(bureau: Bureau, who: Signatory, demand: Statement) -> dict[str, o
     return await bureau.office.lift(demand.raw, bureau.identity(who))
 
 
-# Policies
-
-
-async def test_a_policy_that_is_applied_is_in_force_at_the_ca(mesh: Bureau) -> None:
-    """The answer names the statement, its sequence and the digest that every node will show."""
-    answer = await mesh.office.apply_policy(POLICY, "alice")
-    member = mesh.office.member
-    assert (
-        (answer["sequence"], answer["digest"])
-        == (member.loaded.sequence, member.loaded.digest)
-        == (1, answer["digest"])
-    )
-    assert str(answer["id"]) in member.store
-    assert answer["warnings"] == []
-
-
-async def test_a_policy_is_refused_whole_with_every_fault(mesh: Bureau) -> None:
-    """Nothing of it is published, and no sequence is spent; the file is named as the operator can tell."""
-    with pytest.raises(ConfigError) as refused:
-        await mesh.office.apply_policy(POLICY.replace("-1", "-9"), "alice")
-    wheres = [fault.where for fault in refused.value.faults]
-    assert wheres == ["policy:1", "policy:6"]
-    assert mesh.office.member.loaded.policy is None
-    assert (await mesh.office.apply_policy(POLICY, "alice"))["sequence"] == 1
-
-
-async def test_a_file_that_is_no_policy_is_refused_with_every_fault(mesh: Bureau) -> None:
-    """Before the roster is even looked at."""
-    with pytest.raises(ConfigError) as refused:
-        await mesh.office.apply_policy(POLICY + '[oops]\n[agents.x]\nnodes = "many"\n', "alice")
-    assert len(refused.value.faults) > 1
-
-
-async def test_warnings_do_not_stop_a_policy(mesh: Bureau) -> None:
-    """They come back with their line, for the operator to read."""
-    answer = await mesh.office.apply_policy(POLICY + "[segments.action]\n", "alice")
-    assert answer["warnings"] == ["policy:19: warning: segment action has no services"]
-
-
-async def test_policies_applied_at_once_come_into_force_in_the_order_of_their_sequence(mesh: Bureau) -> None:
-    """Each gets a sequence of its own, and what stays is the last."""
-    answers: list[dict[str, Any]] = []
-
-    async def apply(number: int) -> None:
-        answers.append(await mesh.office.apply_policy(f"{POLICY}# {number}\n", "alice"))
-
-    async with trio.open_nursery() as nursery:
-        for number in range(5):
-            nursery.start_soon(apply, number)
-    assert [answer["sequence"] for answer in answers] == [1, 2, 3, 4, 5]
-    assert mesh.office.member.loaded.digest == answers[-1]["digest"]
+# Issuing
 
 
 async def test_may_issue_follows_the_policy_and_what_is_revoked(mesh: Bureau) -> None:
     """No policy, no session; none for an agent elsewhere; none once node or agent is revoked."""
     office = mesh.office
     assert not office.may_issue("agents-1", "researcher")
-    await office.apply_policy(POLICY, "alice")
+    await mesh.apply(POLICY)
     assert office.may_issue("agents-1", "researcher")
     assert not office.may_issue("tools-1", "researcher")
     assert not office.may_issue("agents-1", "stranger")
@@ -216,7 +165,7 @@ async def test_a_heartbeat_counts_all_that_is_held(mesh: Bureau) -> None:
     alice = await mesh.enlist("alice", "responder")
     await mesh.hears(alice.says("lock", lock("agent", "a")))
     await mesh.office.adopt_due()
-    await mesh.office.apply_policy(POLICY, "alice")
+    await mesh.apply(POLICY)
     await mesh.office.beat_once()
     member = mesh.office.member
     assert member.freshness.newest is not None

@@ -1,12 +1,14 @@
 """A CA's office over a real register and store, in a mesh of operators and nodes whose keys the test holds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pki.authority.issuer import Issuer
 from pki.authority.keystore import Authority, Pair
-from pki.authority.register import Register
+from pki.authority.register import PolicyVersion, Register
+from pki.authority.service import Approval, Wish
 from pki.authority.signer import StatementSigner
 from pki.clock import HOUR, Wall
 from pki.errors import LocalError
@@ -19,6 +21,7 @@ from sidecar.ca.office import Office
 from sidecar.config import load_ca_config
 from sidecar.gossip.journal import Journal
 from sidecar.lifecycle import make_folders
+from sidecar.packed import pack
 from sidecar.paths import Paths
 from tests.authority import NOW, TinyCa, new_serial
 from tests.clock import ManualClock
@@ -55,6 +58,12 @@ class FaultRegister(Register):
     """Set ``broken`` to why no write succeeds."""
 
     broken = ""
+    broken_policies = ""
+
+    def keep_policy(self, version: PolicyVersion) -> None:
+        if self.broken_policies:
+            raise LocalError(self.broken_policies)
+        super().keep_policy(version)
 
     def ban(self, target: Target, statement: str, at: Wall) -> None:
         self._check()
@@ -117,6 +126,23 @@ class Bureau:
         return await self.office.member.take(
             [one.raw for one in statements], "spiffe://example.org/node/agents-1"
         )
+
+    async def apply(self, text: str, author: str = "alice", **terms: object) -> dict[str, Any]:
+        """A policy from an operator who has seen the one in force."""
+        base = self.office.member.loaded.digest
+        made = {"base": base, "canary": [], "strand": [], "large": False, **terms}
+        wish = Wish(packed=pack(text.encode()), **made)  # type: ignore[arg-type]  # as the schema has them
+        return dict(await self.office.policies.apply(wish, str(self.mint.ca.operator(author))))
+
+    async def approve(self, proposed: Mapping[str, Any], approver: str) -> dict[str, Any]:
+        """As ``approver``, who has seen it."""
+        approval = Approval(
+            digest=proposed["digest"],
+            base=proposed["base"],
+            canary=proposed["nodes"],
+            strand=proposed["strand"],
+        )
+        return dict(await self.office.policies.approve(approval, str(self.mint.ca.operator(approver))))
 
     def identity(self, who: Signatory) -> Identity:
         found = verify(who.chain, self.mint.ca.bundle, self.clock.wall())

@@ -1,5 +1,7 @@
 """Operators' credentials on disk, as `lockgate join` leaves them, and a CA that answers what the test likes."""
 
+import base64
+import hashlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from pki.errors import LockgateError
 from pki.http.client import Response
 from sidecar.identity import Credential, save_bundle
 from sidecar.operator import OperatorCredential, save_facts
+from sidecar.packed import pack
 from tests.authority import TinyCa, new_key, tiny_ca
 
 NOWHERE = "127.0.0.1:1"
@@ -33,16 +36,29 @@ def credential(
 
 @dataclass
 class FakeCa:
-    """Plays the CA's API for every operator of this process."""
+    """Plays the CA's API for every operator of this process. ``answers`` are of one call, ``answer`` is of any."""
 
     answer: dict[str, Any] | LockgateError = field(default_factory=dict)
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked: list[tuple[str, Any]] = field(default_factory=list)
 
     def call(self, method: str, path: str, body: object) -> Response:
         self.asked.append((f"{method} {path}", body))
+        if f"{method} {path}" in self.answers:
+            return Response(200, self.answers[f"{method} {path}"])
         if isinstance(self.answer, LockgateError):
             raise self.answer
         return Response(200, self.answer)
+
+
+def kept(text: str, sequence: int = 2) -> dict[str, Any]:
+    """A version of the policy, as the CA gives it out."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    packed = base64.b64encode(pack(text.encode())).decode()
+    return {"sequence": sequence, "digest": digest, "packed": packed}
+
+
+NONE_YET = {"sequence": 0, "digest": "0" * 64, "packed": base64.b64encode(pack(b"")).decode()}
 
 
 def fake_ca(monkeypatch: pytest.MonkeyPatch) -> FakeCa:

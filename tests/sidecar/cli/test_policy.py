@@ -1,17 +1,15 @@
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from pki.errors import ConfigError, Fault, RefusedError
 from sidecar.exits import Exit
 from tests.sidecar.ca.world import POLICY
-from tests.sidecar.cli.operators import FakeCa, credential, fake_ca
+from tests.sidecar.cli.operators import FakeCa, credential, fake_ca, kept
 from tests.sidecar.cli.world import FakeDaemon, lockgate
 
-ID = "a" * 26
-DIGEST = "ab" * 32
-CONFIRMED = {"state": "confirmed", "since": 12_000, "cut": 2}
-APPLIED = {"id": ID, "sequence": 3, "digest": DIGEST, "warnings": ["policy:9: warning: spare"]}
+DIGEST = hashlib.sha256(POLICY.encode()).hexdigest()
+OTHER = POLICY.replace('segment = "retrieval"', 'segment = "action"')
 
 
 @pytest.fixture
@@ -101,61 +99,6 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert (done.code, done.err) == (Exit.NO, "lockgate: /gone.toml: No such file or directory\n")
 
 
-# Apply
-
-
-def test_apply_waits_and_says_where_it_is_in_force(
-    file: Path, daemon: FakeDaemon, ca: FakeCa, alice: Path
-) -> None:
-    """Sequence, digest, node by node; warnings go to stderr with the file's own name."""
-    ca.answer = APPLIED
-    daemon.says(f"GET /v1/statements/{ID}", issued=2_000, nodes={"tools-1": CONFIRMED})
-    done = daemon.run("--operator", alice, "policy", "apply", file)
-    assert done.code == Exit.YES
-    assert done.out.splitlines() == [
-        f"policy 3 ({DIGEST[:12]}) applied",
-        "  tools-1: in force after 10 ms, 2 streams cut",
-    ]
-    assert done.err == f"{file}:9: warning: spare\n"
-    assert ca.asked == [("POST /v1/policy", {"text": POLICY})]
-    body = daemon.run("--operator", alice, "policy", "apply", file, "--json").json
-    assert (body["sequence"], body["nodes"]) == (3, {"tools-1": CONFIRMED})
-
-
-def test_a_policy_that_is_refused_names_every_fault_in_the_file(
-    file: Path, daemon: FakeDaemon, ca: FakeCa, alice: Path
-) -> None:
-    """The CA never saw the file's name; the operator reads it all the same."""
-    ca.answer = ConfigError([Fault("policy:1", "bad"), Fault("policy:6 agents", "worse", "mend it")])
-    done = daemon.run("--operator", alice, "policy", "apply", file)
-    assert done.code == Exit.NO
-    assert done.err == f"lockgate: {file}:1: bad\nlockgate: {file}:6 agents: worse (mend it)\n"
-
-
-def test_an_operator_without_the_role_reads_so(
-    file: Path, daemon: FakeDaemon, ca: FakeCa, alice: Path
-) -> None:
-    """The CA's own words."""
-    ca.answer = RefusedError("needs the role admin")
-    done = daemon.run("--operator", alice, "policy", "apply", file)
-    assert (done.code, done.err) == (Exit.NO, "lockgate: needs the role admin\n")
-
-
-def test_with_the_ca_down_apply_is_one_line(file: Path, daemon: FakeDaemon, alice: Path) -> None:
-    """Exit code 3: nothing was refused, and nothing applied."""
-    done = daemon.run("--operator", alice, "policy", "apply", file)
-    assert (done.code, done.out) == (Exit.UNCONFIRMED, "")
-    assert done.err == "lockgate: CA 127.0.0.1:1: cannot connect; check that `lockgate ca serve` runs there\n"
-
-
-def test_what_is_no_text_is_not_sent(file: Path, daemon: FakeDaemon, ca: FakeCa, alice: Path) -> None:
-    """The CA would have to guess."""
-    file.write_bytes(b"\xff")
-    done = daemon.run("--operator", alice, "policy", "apply", file)
-    assert (done.code, done.err) == (Exit.NO, f"lockgate: {file}: not UTF-8 text\n")
-    assert ca.asked == []
-
-
 # Show
 
 
@@ -172,3 +115,109 @@ def test_without_a_policy_show_says_no(daemon: FakeDaemon) -> None:
     """Exit code 1."""
     daemon.refuses("GET /v1/policy", "no policy is in force here")
     assert daemon.run("policy", "show").code == Exit.NO
+
+
+def test_show_prints_an_old_version(daemon: FakeDaemon, ca: FakeCa, alice: Path) -> None:
+    """The CA keeps them all; any operator may read them."""
+    ca.answers["GET /v1/policies/1"] = kept(POLICY, 1)
+    done = daemon.run("--operator", alice, "policy", "show", "--version", "1")
+    assert (done.code, done.out, done.err) == (Exit.YES, POLICY, f"policy 1, SHA-256 {DIGEST}\n")
+
+
+@pytest.mark.parametrize("spoilt", [{"digest": "0" * 63 + "1"}, {"packed": "!"}, {"packed": ""}])
+def test_a_version_that_is_not_what_its_digest_says_is_not_shown(
+    spoilt: dict[str, str], daemon: FakeDaemon, ca: FakeCa, alice: Path
+) -> None:
+    """Nor one that does not even inflate."""
+    ca.answers["GET /v1/policies/1"] = {**kept(POLICY, 1), **spoilt}
+    done = daemon.run("--operator", alice, "policy", "show", "--version", "1")
+    assert (done.code, done.out) == (Exit.NO, "")
+
+
+# Diff
+
+
+def test_diff_says_what_agents_gain_and_lose(file: Path, tmp_path: Path, daemon: FakeDaemon) -> None:
+    """From the policy in force here, or between any two; exit code 1 when anything differs."""
+    other = tmp_path / "other.toml"
+    other.write_text(OTHER)
+    daemon.says("GET /v1/policy", sequence=3, digest=DIGEST, text=POLICY)
+    done = daemon.run("policy", "diff", other)
+    assert (done.code, done.err) == (Exit.NO, "")
+    assert done.out.splitlines() == [
+        "agent researcher",
+        "  ~ wiki  any: mutate in action, by read-wiki",
+        "      was: read in retrieval, by read-wiki",
+        "service wiki: segment retrieval -> action",
+        "in all: 1 changed, 1 of settings",
+    ]
+    assert daemon.run("policy", "diff", file, other).out == done.out
+    assert daemon.run("policy", "diff", "active", file).code == Exit.YES
+
+
+def test_diff_as_json_has_both_sides_whole(file: Path, tmp_path: Path) -> None:
+    """For a pipeline that judges them itself."""
+    other = tmp_path / "other.toml"
+    other.write_text(OTHER)
+    body = lockgate("policy", "diff", file, other, "--json").json
+    [change] = body["changes"]
+    assert (change["kind"], change["agent"], change["service"]) == ("changed", "researcher", "wiki")
+    assert change["after"][0] == {
+        "agent": "researcher",
+        "service": "wiki",
+        "operation": "any",
+        "class": "mutate",
+        "segment": "action",
+        "rule": "read-wiki",
+        "line": 15,
+        "conditions": [],
+    }
+    [setting] = body["settings"]
+    assert setting == {
+        "table": "service wiki",
+        "setting": "segment",
+        "before": "retrieval",
+        "after": "action",
+    }
+
+
+def test_diff_of_old_versions_asks_the_ca(daemon: FakeDaemon, ca: FakeCa, alice: Path) -> None:
+    """A number is a version."""
+    ca.answers = {"GET /v1/policies/1": kept(OTHER, 1), "GET /v1/policies/2": kept(POLICY, 2)}
+    body = daemon.run("--operator", alice, "policy", "diff", "1", "2", "--json").json
+    assert (body["before"], body["after"], len(body["changes"])) == ("policy 1", "policy 2", 1)
+
+
+def test_a_long_difference_ends_with_how_much_there_is(file: Path, tmp_path: Path) -> None:
+    """Nobody reads ten thousand lines on a terminal."""
+    other = tmp_path / "other.toml"
+    agents = "".join(f'[agents.a{n}]\nnodes = ["agents-1"]\nuid = {2000 + n}\n' for n in range(300))
+    other.write_text(POLICY + agents)
+    *_, more, total = lockgate("policy", "diff", file, other).out.splitlines()
+    assert more == "... and 100 lines more; --json has all"
+    assert total == "in all: 300 of settings"
+
+
+# Versions
+
+
+def test_ls_lists_versions_and_proposals(daemon: FakeDaemon, ca: FakeCa, alice: Path) -> None:
+    """What is in force, what is a canary, who did it with whom, and what waits."""
+    row = {"digest": DIGEST, "author": "spiffe://td/operator/alice", "approver": "", "nodes": [], "at": 0}
+    both = {**row, "approver": "spiffe://td/operator/bob", "nodes": ["tools-1"]}
+    ca.answer = {
+        "sequence": 1,
+        "digest": DIGEST,
+        "approvals": 2,
+        "canary": 2,
+        "versions": [{**both, "sequence": 2}, {**row, "sequence": 1}],
+        "proposals": [{**row, "expires": 3_600_000_000}],
+    }
+    done = daemon.run("--operator", alice, "policy", "ls")
+    assert done.out.splitlines() == [
+        "SEQUENCE    DIGEST        APPLIED                  BY     WITH  NODES",
+        f"2 canary    {DIGEST[:12]}  1970-01-01 00:00:00 UTC  alice  bob   tools-1",
+        f"1 in force  {DIGEST[:12]}  1970-01-01 00:00:00 UTC  alice        all",
+        f"proposed by alice: {DIGEST[:12]}, until 1970-01-01 01:00:00 UTC",
+    ]
+    assert daemon.run("--operator", alice, "policy", "ls", "--json").json["canary"] == 2

@@ -14,8 +14,8 @@ from pki.judge import Word
 from pki.statement import Applied, Bundle, Receipt, Statement, Terms, sign
 from pki.svid import LeafPlan, statement_key
 from sidecar.defaults import OPERATOR_LIVE_STATEMENTS, RETENTION
+from sidecar.gossip.editions import NO_POLICY
 from sidecar.gossip.member import Member
-from sidecar.gossip.policies import NO_POLICY
 from sidecar.gossip.store import Store
 from sidecar.wire import Accepted, Fetch, Object, Statements, Summary
 from tests.authority import NOW, SESSION, new_key, new_serial
