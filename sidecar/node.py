@@ -47,6 +47,7 @@ from sidecar.session.children import ChildLife
 from sidecar.session.life import SessionLife, Surroundings
 from sidecar.session.refusals import RefusalRing
 from sidecar.session.sessions import Sessions
+from sidecar.session.starts import Starts
 from sidecar.session.users import uid_fault, uid_of
 from sidecar.snapshot import Snapshot
 
@@ -91,6 +92,7 @@ class Node:
         self.aftermath = Aftermath(self.carrier.until_gone, self._give_receipts, self._drop_strangers)
         around = Surroundings(self.member, self.carrier, self.certificates, self.outbox)
         self.life = SessionLife(self.sessions, around)
+        self.starts = Starts()
         self.children = ChildLife(self.sessions, self.carrier)
         caps = Caps(limits.handshakes, limits.handshakes_per_address)
         self.peering = Peering(credential.id, overlay, self.member, caps, self._serve_stream)

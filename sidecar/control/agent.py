@@ -16,6 +16,7 @@ from pki.codec import convert
 from pki.errors import RefusedError
 from sidecar.control import SCHEMA_VERSION, client_certificates
 from sidecar.control.local_api import asker_of, described, local_routes, summary
+from sidecar.control.starting import counted, entitled_uid
 from sidecar.control.unix import (
     ERROR_HANDLERS,
     answer,
@@ -30,7 +31,6 @@ from sidecar.pidfd import peer_pidfd
 from sidecar.session.hold import HeldResponse, Hold
 from sidecar.session.life import Wish
 from sidecar.session.sessions import Session
-from sidecar.session.starts import Starts
 
 
 class StartSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,18 +49,17 @@ class StartSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def agent_app(node: Node) -> Starlette:
     """The API of agent.sock."""
-    starts = Starts()
 
     async def start(request: Request) -> Response:
         wanted = convert(await body_of(request), StartSession, what="session start")
-        uid = _entitled_uid(node, wanted.agent, caller_of(request))
+        uid = entitled_uid(node, wanted.agent, caller_of(request))
         asker_of(node, request).require_free()
         if wanted.export and not wanted.hold:
             raise RefusedError(
                 "session: exported credentials are told on the connection that holds it; add hold"
             )
         hold = Hold() if wanted.hold else None
-        with _counted(node, starts, uid), _caller_process(request, wanted) as pidfd:
+        with counted(node, uid), _caller_process(request, wanted) as pidfd:
             session = await node.life.start(wanted.agent, uid, Wish(pidfd, hold, wanted.export))
         started = described(node, session)
         if hold is None:
@@ -101,30 +100,6 @@ def agent_app(node: Node) -> Starlette:
         ],
         exception_handlers=ERROR_HANDLERS,
     )
-
-
-def _entitled_uid(node: Node, agent: str, caller: PeerCred) -> int:
-    """The uid that the session will be of; raises RefusedError unless the caller is that agent's user, or root."""
-    uid = node.uid_of(agent)
-    if uid is None:
-        raise RefusedError(f"agent {agent}: not in the policy, or its user is unknown on node {node.name}")
-    if caller.uid not in (0, uid):
-        raise RefusedError(f"agent {agent}: runs as uid {uid}, and you are uid {caller.uid}")
-    if fault := node.uid_fault(agent, uid):
-        raise RefusedError(f"agent {agent}: runs as uid {uid}, {fault}; give it a user of its own")
-    return uid
-
-
-@contextmanager
-def _counted(node: Node, starts: Starts, uid: int) -> Iterator[None]:
-    """One start of a session; raises RefusedError when this user has had enough."""
-    live = sum(one.uid == uid for one in node.life.live())
-    if refused := starts.begin(uid, live, node.seams.clock.boot()):
-        raise RefusedError(refused)
-    try:
-        yield
-    finally:
-        starts.finish(uid)
 
 
 @contextmanager

@@ -26,10 +26,12 @@ from pki.errors import LocalError, RefusedError
 from sidecar.control.unix import answer, body_of, caller_of, connection_of, is_root
 from sidecar.defaults import CHILD_LIFE, CHILD_MAX_LIFE
 from sidecar.node import Node
+from sidecar.peercred import PeerCred
 from sidecar.pidfd import peer_pidfd
 from sidecar.policy.model import Binding, Callers
 from sidecar.policy.narrowing import Narrowing, covers, is_operation
 from sidecar.proxy.attribute import Refused, SocketOwner, attribute
+from sidecar.proxy.sockdiag import Connection
 from sidecar.reasons import Reason
 from sidecar.session.refusals import Refusal, Viewer, remedy
 from sidecar.session.sessions import Session
@@ -176,8 +178,13 @@ class Asker:
 
 def asker_of(node: Node, request: Request) -> Asker:
     """Who asks; raises RefusedError when it is gone."""
+    return asker_at(node, connection_of(request), caller_of(request))
+
+
+def asker_at(node: Node, connection: Connection, caller: PeerCred) -> Asker:
+    """Who is at the other end; raises RefusedError when it is gone."""
     try:
-        owner = node.seams.kernel.caller_of(connection_of(request))
+        owner = node.seams.kernel.caller_of(connection)
     except LocalError as error:
         raise RefusedError(f"your process: the kernel does not say who you are ({error})") from None
     if owner is None:
@@ -190,7 +197,7 @@ def asker_of(node: Node, request: Request) -> Asker:
     else:
         session = node.sessions.find(found.session)
     is_inside = owner.cgroup_id is not None and owner.cgroup_id in claimed
-    return Asker(node, owner, is_root(caller_of(request)), is_inside, session, reason)
+    return Asker(node, owner, is_root(caller), is_inside, session, reason)
 
 
 def _left(node: Node, parent: Session, wanted: StartChild) -> Narrowing:
