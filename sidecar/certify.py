@@ -31,16 +31,22 @@ class CaAccess:
 
 
 async def certify_session(session: SpiffeId, ca: CaAccess) -> tuple[Identity, Key]:
-    """The first or next certificate of a session on this node, for a new key.
+    """The first certificate of a session on this node, for a new key.
 
     Raises UnreachableError, RefusedError with the CA's reason, or RemoteError when what comes back is not what was
     asked for.
     """
     key = await trio.to_thread.run_sync(keys.generate)
-    body = {"csr": svid.request(key), "agent": session.name, "session": session.session}
-    async with await _connect(ca) as client:
-        answer = await client.request("POST", "/v1/sessions", json=body)
-    return _checked(answer, session, key, ca), key
+    return await _ask_session(session, key, "", ca), key
+
+
+async def renew_session(own: Identity, key: Key, ca: CaAccess) -> Identity:
+    """The next certificate of the session that ``own`` is of, for ``key``.
+
+    To ask again is to ask for the same key: an answer that was lost is then given again, and another key would be
+    taken for a copy of the certificate at work. Raises what :func:`certify_session` does.
+    """
+    return await _ask_session(own.id, key, own.serial, ca)
 
 
 async def renew_node(key: Key, ca: CaAccess) -> Identity:
@@ -68,6 +74,13 @@ async def renew_operator(ca: CaAccess) -> Identity:
     async with await _connect(ca) as client:
         answer = await client.request("POST", "/v1/renew", json={"csr": svid.request(own.key)})
     return _checked(answer, own.id, own.key, ca)
+
+
+async def _ask_session(session: SpiffeId, key: Key, renews: str, ca: CaAccess) -> Identity:
+    body = {"csr": svid.request(key), "agent": session.name, "session": session.session, "renews": renews}
+    async with await _connect(ca) as client:
+        answer = await client.request("POST", "/v1/sessions", json=body)
+    return _checked(answer, session, key, ca)
 
 
 async def _ask_grace(client: HttpClient, csr: bytes, credential: Credential) -> Response:

@@ -2,6 +2,7 @@
 
     due -> new key, on disk before it is used (node) -> ask the CA -> judge the answer -> take it up -> prove it on live streams
 
+A session's next key is kept in memory until the answer is here, so that asking again is asking for the same.
 A credential that is still valid is never deleted: until the new chain is on disk the old pair stays, and a crash in
 between finds one pair that belongs together. A session whose certificate has ended is over; a node's may come back
 in grace (:mod:`pki.renewal`). A refusal of the CA is final for a session, and for a node worth a try each pause: an
@@ -16,6 +17,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from pki import keys
 from pki.clock import SECOND, Clock, Wall
 from pki.errors import LockgateError
 from pki.renewal import Renewal
@@ -23,7 +25,7 @@ from pki.spiffe import IdKind
 from pki.spki import Key
 from pki.svid import BACKDATE
 from pki.verify import Identity
-from sidecar.certify import CaAccess, certify_session, renew_node
+from sidecar.certify import CaAccess, renew_node, renew_session
 from sidecar.identity import Credential, NextKey
 from sidecar.session.sessions import Session
 
@@ -64,6 +66,8 @@ class Renewals:
         self._next_key = next_key
         self._clock = clock
         self._plans: dict[str, Renewal] = {}
+        self._keys: dict[str, Key] = {}
+        """The next keys of sessions, by the serial that they follow, from the first asking to the answer."""
         self.trouble = ""
         """Why the node's own certificate could not be renewed; empty while it could."""
 
@@ -87,6 +91,7 @@ class Renewals:
                 renew = partial(self._renew_session, session, spawn)
                 plans[identity.serial] = await self._follow(identity, now, renew)
         self._plans = plans
+        self._keys = {serial: key for serial, key in self._keys.items() if serial in plans}
 
     async def _follow(self, identity: Identity, now: Wall, renew: Callable[[], Awaitable[None]]) -> Renewal:
         """The plan of one certificate after now: the same, or one more failure on it."""
@@ -119,5 +124,9 @@ class Renewals:
         self.trouble = ""
 
     async def _renew_session(self, session: Session, spawn: Spawn) -> None:
-        identity, key = await certify_session(session.id, self._own.ca_access())
+        own = session.identity
+        if own.serial not in self._keys:
+            self._keys[own.serial] = await trio.to_thread.run_sync(keys.generate)
+        key = self._keys[own.serial]
+        identity = await renew_session(own, key, self._own.ca_access())
         self._sessions.take_up_session(session, identity, key, spawn)

@@ -28,6 +28,20 @@ MayIssue = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class WantedSession:
+    """A certificate that a node asks for, for a session of its own.
+
+    ``renews``: the serial of the one before, empty for the first. ``longest``: how long the policy lets a session
+    live in all (us); None: as long as it is renewed.
+    """
+
+    id: SpiffeId
+    key: PublicKey
+    renews: str = ""
+    longest: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lifetimes:
     """How long a certificate holds, from its issue, in microseconds."""
 
@@ -61,7 +75,7 @@ class Issuer:
         self.refuse_banned(holder.id, holder.lineage)
         followed = self.register.renewal_of(holder.serial)
         if followed is not None:
-            return self._again(holder, followed, key)
+            return self._again(holder.id, holder.serial, followed, key)
         plan = self._plan(holder.id, key, at)
         return self._issue(replace(plan, lineage=holder.lineage), "renewal", renewed=holder.serial)
 
@@ -86,8 +100,12 @@ class Issuer:
         plan = replace(plan, lineage=holder.lineage, lifetime=min(plan.lifetime, ends - at))
         return self._issue(plan, "renewal", renewed=holder.serial)
 
-    def session(self, session: SpiffeId, key: PublicKey, at: Wall, may_issue: MayIssue) -> Chain:
-        """The first or next certificate of an agent's session, asked for by the node in its SPIFFE ID."""
+    def session(self, wanted: WantedSession, at: Wall, may_issue: MayIssue) -> Chain:
+        """The first or next certificate of an agent's session, asked for by the node in its SPIFFE ID.
+
+        A certificate is followed by one other: a second renewal with another key is a copy of it at work.
+        """
+        session = wanted.id
         self.refuse_banned(session)
         if not may_issue(session.node, session.name):
             what = (
@@ -96,34 +114,54 @@ class Issuer:
             raise RefusalError(
                 Refusal.NOT_LISTED, f"{what}; list the node under the agent and apply the policy"
             )
-        plan = self._plan(session, key, at)
-        lineage = self.register.claim_session(session, f"{plan.serial:x}")
-        if lineage is None:
+        basis = f"session of {session.node}"
+        if wanted.renews:
+            return self._renew_session(wanted, at, basis)
+        plan = self._plan(session, wanted.key, at)
+        if self.register.claim_session(session, f"{plan.serial:x}") != f"{plan.serial:x}":
             what = "session: its id belongs to another session; choose a new one"
             raise RefusalError(Refusal.SESSION_TAKEN, what)
-        self.refuse_banned(session, lineage)
-        return self._issue(replace(plan, lineage=lineage), f"session of {session.node}")
+        return self._issue(_shortened(plan, at, wanted.longest), basis)
 
     def refuse_banned(self, identity: SpiffeId, lineage: str = "") -> None:
         """Raise RefusalError for an identity, or a line of certificates, that was revoked."""
         if self.register.is_banned(identity, lineage):
             raise RefusalError(Refusal.BANNED, f"{identity}: revoked, which is for good; use another name")
 
+    def _renew_session(self, wanted: WantedSession, at: Wall, basis: str) -> Chain:
+        before = self.register.issuance_of(wanted.renews)
+        if before is None or before.id != str(wanted.id):
+            what = f"renewal: certificate {wanted.renews} is not of this session, or of another node's"
+            raise RefusalError(Refusal.SESSION_TAKEN, what)
+        self.refuse_banned(wanted.id, before.lineage)
+        followed = self.register.renewal_of(wanted.renews)
+        if followed is not None:
+            return self._again(wanted.id, wanted.renews, followed, wanted.key)
+        if at >= before.not_after:
+            raise RefusalError(
+                Refusal.NOT_ALLOWED, f"renewal: {wanted.id} ended with its certificate; start another"
+            )
+        began = self.register.began(before.lineage) or Wall(0)
+        left = None if wanted.longest is None else began + svid.BACKDATE + wanted.longest - at
+        if left is not None and left <= 0:
+            raise RefusalError(
+                Refusal.NOT_ALLOWED, f"renewal: the longest life of {wanted.id} is over; start another"
+            )
+        plan = replace(self._plan(wanted.id, wanted.key, at), lineage=before.lineage)
+        return self._issue(_shortened(plan, at, left), basis, renewed=wanted.renews)
+
     def _end_of_line(self, holder: Identity) -> Wall:
         """When an operator's token carries no further; the distant past for a line that was never written down."""
         began = self.register.began(holder.lineage)
         return Wall(0) if began is None else Wall(began + svid.BACKDATE + OPERATOR_LINE)
 
-    def _again(self, holder: Identity, followed: tuple[bytes, bytes], key: PublicKey) -> Chain:
+    def _again(self, holder: SpiffeId, serial: str, followed: tuple[bytes, bytes], key: PublicKey) -> Chain:
         """The same answer for the same key: the first may have been lost on the way. For another key, an alarm."""
         spki, der = followed
         if spki != spki_sha256(key):
-            what = (
-                f"renewal: certificate {holder.serial} of {holder.id} was renewed already, with another key"
-            )
-            raise RefusalError(
-                Refusal.CLONE, f"{what}; somebody has a copy of it: revoke this node and re-join"
-            )
+            what = f"renewal: certificate {serial} of {holder} was renewed already, with another key"
+            help_ = "revoke this node and re-join" if holder.kind is IdKind.NODE else "revoke this session"
+            raise RefusalError(Refusal.CLONE, f"{what}; somebody has a copy of it: {help_}")
         return der, self.authority.issuer.certificate
 
     def _plan(self, identity: SpiffeId, key: PublicKey, at: Wall) -> LeafPlan:
@@ -151,3 +189,8 @@ class Issuer:
         )
         self.register.add_certificate(issuance)
         return leaf, self.authority.issuer.certificate
+
+
+def _shortened(plan: LeafPlan, at: Wall, left: int | None) -> LeafPlan:
+    """No longer than there is ``left``; None: any time."""
+    return plan if left is None else replace(plan, at=at, lifetime=min(plan.lifetime, left))

@@ -32,6 +32,8 @@ class World:
     failure: Exception | None = None
     asked: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
+    keys: list[tuple[str, Key]] = field(default_factory=list)
+    """What sessions were asked for: the serial that is renewed, and the key."""
 
     def __post_init__(self) -> None:
         key, session_key = new_key(), new_key()
@@ -75,10 +77,10 @@ class World:
     async def renew_node(self, key: Key, ca: CaAccess) -> Identity:
         return self.answer(ca.credential.id, key)
 
-    async def certify_session(self, session: SpiffeId, ca: CaAccess) -> tuple[Identity, Key]:
+    async def renew_session(self, own: Identity, key: Key, ca: CaAccess) -> Identity:
         assert ca.credential is self.credential
-        key = new_key()
-        return self.answer(session, key), key
+        self.keys.append((own.serial, key))
+        return self.answer(own.id, key)
 
     def answer(self, name: SpiffeId, key: Key) -> Identity:
         self.asked.append(str(name.kind))
@@ -103,7 +105,7 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path / "identity")
     monkeypatch.setattr(renewal, "renew_node", world.renew_node)
-    monkeypatch.setattr(renewal, "certify_session", world.certify_session)
+    monkeypatch.setattr(renewal, "renew_session", world.renew_session)
     return world
 
 
@@ -162,3 +164,20 @@ async def test_a_refusal_of_one_session_is_no_trouble_of_the_node(world: World) 
     world.failure = RefusedError("revoked")
     await world.renew()
     assert world.renewals.trouble == ""
+
+
+async def test_a_session_is_asked_for_with_one_key_until_it_is_answered(world: World) -> None:
+    """Another key would be a clone's to the CA, which may have answered the first time."""
+    world.failure = UnreachableError("CA: cannot connect")
+    world.pass_to(NOW + HOUR * 3 // 5)
+    await world.renew()
+    world.failure = None
+    world.clock.pass_time(HOUR // 10)
+    await world.renew()
+    (first, key), (again, same_key) = world.keys
+    assert (first, key) == (again, same_key)
+    assert world.sessions[0].key is key
+    world.clock.pass_time(HOUR * 3 // 5)
+    await world.renew()
+    assert world.keys[-1][0] != first
+    assert world.keys[-1][1] is not key

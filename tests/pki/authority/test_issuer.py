@@ -1,16 +1,19 @@
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from pki.authority.issuer import Chain, Issuer, Lifetimes
+from pki.authority.issuer import Chain, Issuer, Lifetimes, WantedSession
 from pki.authority.refusal import Refusal, RefusalError
-from pki.clock import DAY, HOUR, MINUTE, Wall
+from pki.clock import DAY, HOUR, MINUTE, SECOND, Wall
+from pki.ids import new_id
 from pki.spiffe import IdKind
 from pki.spki import PublicKey
 from pki.statement import Target
 from pki.verify import Identity, verify
 from tests.authority import NOW, TinyCa, new_key
 
+OTHER = new_id(b"another-session!")
 LATER = Wall(NOW + 30 * MINUTE)
 
 
@@ -28,7 +31,7 @@ def test_each_kind_has_its_lifetime(ca: TinyCa, issuer: Issuer) -> None:
     """A session 1 h, a node 24 h, an operator 12 h, counted from the issue."""
     key = new_key().public_key()
     chains = (
-        issuer.session(ca.agent(), key, NOW, anyone),
+        issuer.session(WantedSession(ca.agent(), key), NOW, anyone),
         issuer.admit(ca.node(), key, NOW),
         issuer.admit(ca.operator(), key, NOW),
     )
@@ -62,17 +65,74 @@ def test_a_new_token_begins_a_new_line(ca: TinyCa, issuer: Issuer) -> None:
 
 
 def test_a_session_keeps_its_line_over_renewals(ca: TinyCa, issuer: Issuer) -> None:
-    """Its node asks for the same session again."""
-    first = identity(ca, issuer.session(ca.agent(), new_key().public_key(), NOW, anyone))
-    second = identity(ca, issuer.session(ca.agent(), new_key().public_key(), LATER, anyone), LATER)
+    """Its node names the certificate that it renews."""
+    first = started(ca, issuer)
+    second = identity(ca, renewed(issuer, first), LATER)
     assert (second.id, second.lineage) == (ca.agent(), first.lineage)
     assert second.serial != first.serial
+
+
+def test_a_session_is_renewed_once_from_each_certificate(ca: TinyCa, issuer: Issuer) -> None:
+    """The same key gets the same certificate again, since an answer may be lost; another key is a clone's."""
+    first, key = started(ca, issuer), new_key().public_key()
+    assert renewed(issuer, first, key) == renewed(issuer, first, key)
+    assert reason_of(lambda: renewed(issuer, first)) is Refusal.CLONE
+
+
+def test_a_session_is_renewed_by_a_certificate_of_its_own(ca: TinyCa, issuer: Issuer) -> None:
+    """Not another session's, nor the node's, nor one that was never issued; and not as a new one."""
+    first, node = started(ca, issuer), identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    another = identity(
+        ca, issuer.session(WantedSession(ca.agent(session=OTHER), new_key().public_key()), NOW, anyone)
+    )
+    for serial in (another.serial, node.serial, "abc", ""):
+        wanted = WantedSession(first.id, new_key().public_key(), serial)
+        assert reason_of(partial(issuer.session, wanted, LATER, anyone)) is Refusal.SESSION_TAKEN
+
+
+def test_a_session_that_has_ended_is_not_renewed(ca: TinyCa, issuer: Issuer) -> None:
+    """Nor one whose longest life is over, however fresh its certificate; no certificate reaches past that."""
+    first, key = started(ca, issuer), new_key().public_key()
+    assert reason_of(lambda: renewed(issuer, first, key, at=first.not_after)) is Refusal.NOT_ALLOWED
+    limit = 40 * MINUTE
+    assert reason_of(lambda: renewed(issuer, first, key, Wall(NOW + limit), limit)) is Refusal.NOT_ALLOWED
+    chain = renewed(issuer, first, key, Wall(NOW + limit - 1), limit)
+    assert identity(ca, chain, Wall(NOW + limit - 1)).not_after <= NOW + limit + SECOND
+    wanted = WantedSession(ca.agent(session=OTHER), key, longest=limit)
+    assert identity(ca, issuer.session(wanted, NOW, anyone)).not_after == NOW + limit
+
+
+def test_a_session_of_a_node_that_lost_its_agent_is_not_renewed(ca: TinyCa, issuer: Issuer) -> None:
+    """The policy in force is asked each time."""
+    first = started(ca, issuer)
+    wanted = WantedSession(first.id, new_key().public_key(), first.serial)
+    assert reason_of(lambda: issuer.session(wanted, LATER, lambda *_: False)) is Refusal.NOT_LISTED
+
+
+def started(ca: TinyCa, issuer: Issuer) -> Identity:
+    """The first certificate of a session."""
+    return identity(ca, issuer.session(WantedSession(ca.agent(), new_key().public_key()), NOW, anyone))
+
+
+def renewed(
+    issuer: Issuer,
+    before: Identity,
+    key: PublicKey | None = None,
+    at: Wall = LATER,
+    longest: int | None = None,
+) -> Chain:
+    """The next one."""
+    wanted = WantedSession(before.id, key or new_key().public_key(), before.serial, longest)
+    return issuer.session(wanted, at, anyone)
 
 
 def test_only_nodes_renew_themselves(ca: TinyCa, issuer: Issuer) -> None:
     """An operator comes again with a token, a session is renewed by its node."""
     key = new_key().public_key()
-    for chain in (issuer.admit(ca.operator(), key, NOW), issuer.session(ca.agent(), key, NOW, anyone)):
+    for chain in (
+        issuer.admit(ca.operator(), key, NOW),
+        issuer.session(WantedSession(ca.agent(), key), NOW, anyone),
+    ):
         with pytest.raises(RefusalError, match="not a node") as caught:
             issuer.renew(identity(ca, chain), key, NOW)
         assert caught.value.reason is Refusal.NOT_ALLOWED
@@ -87,7 +147,7 @@ def test_a_session_needs_a_policy_that_lists_its_node(ca: TinyCa, issuer: Issuer
         return False
 
     with pytest.raises(RefusalError, match="agents-1 hold sessions of agent researcher") as caught:
-        issuer.session(ca.agent(), new_key().public_key(), NOW, nobody)
+        issuer.session(WantedSession(ca.agent(), new_key().public_key()), NOW, nobody)
     assert caught.value.reason is Refusal.NOT_LISTED
     assert asked == [("agents-1", "researcher")]
 
@@ -95,10 +155,10 @@ def test_a_session_needs_a_policy_that_lists_its_node(ca: TinyCa, issuer: Issuer
 def test_a_session_id_is_not_given_twice(ca: TinyCa, issuer: Issuer) -> None:
     """Another agent or node cannot have the id of a session that exists."""
     key = new_key().public_key()
-    issuer.session(ca.agent(), key, NOW, anyone)
+    issuer.session(WantedSession(ca.agent(), key), NOW, anyone)
     for other in (ca.agent(name="other"), ca.agent(node="agents-2")):
         with pytest.raises(RefusalError) as caught:
-            issuer.session(other, key, NOW, anyone)
+            issuer.session(WantedSession(other, key), NOW, anyone)
         assert caught.value.reason is Refusal.SESSION_TAKEN
 
 
@@ -121,7 +181,7 @@ def test_a_banned_identity_gets_no_certificate(
     asked: dict[str, Callable[[], Chain]] = {
         "a node": lambda: issuer.admit(ca.node(), key, NOW),
         "its renewal": lambda: issuer.renew(node, key, NOW),
-        "a session": lambda: issuer.session(ca.agent(), key, NOW, anyone),
+        "a session": lambda: issuer.session(WantedSession(ca.agent(), key), NOW, anyone),
         "an operator": lambda: issuer.admit(ca.operator(), key, NOW),
     }
     assert {what for what, ask in asked.items() if reason_of(ask) is Refusal.BANNED} == reached
@@ -139,13 +199,13 @@ def test_a_banned_serial_ends_its_line(ca: TinyCa, issuer: Issuer) -> None:
     """The node and the session whose certificate was revoked cannot renew it."""
     key = new_key().public_key()
     node = identity(ca, issuer.admit(ca.node(), key, NOW))
-    session = identity(ca, issuer.session(ca.agent(), key, NOW, anyone))
+    session = identity(ca, issuer.session(WantedSession(ca.agent(), key), NOW, anyone))
     for number, serial in enumerate((node.serial, session.serial)):
         issuer.register.ban(Target(kind="serial", value=serial), str(number), NOW)
     with pytest.raises(RefusalError, match="revoked"):
         issuer.renew(node, key, NOW)
     with pytest.raises(RefusalError, match="revoked"):
-        issuer.session(ca.agent(), key, NOW, anyone)
+        renewed(issuer, session)
     issuer.admit(ca.node(), key, NOW)
 
 

@@ -64,6 +64,7 @@ class Desk:
     def hooks(self) -> Hooks:
         return Hooks(
             may_issue=lambda node, agent: (node, agent) in self.listed,
+            longest_session=lambda _: None,
             publish=self.publish,
             roles_of=lambda identity: self.roles.get(identity.id.name, frozenset()),
             policies=self,
@@ -286,14 +287,19 @@ async def test_no_secret_is_in_a_note_a_log_or_an_error(desk: Desk) -> None:
 
 
 async def test_a_node_gets_certificates_for_its_sessions(ca: TinyCa, desk: Desk) -> None:
-    """The SPIFFE ID is built from the verified node: asked again, the line goes on."""
+    """The SPIFFE ID is built from the verified node: with the serial of the one before, the line goes on."""
     node = member(ca, ca.node())
-    first, second = [await desk.ask(node, "POST", "/v1/sessions", session_body()) for _ in range(2)]
+    first = await desk.ask(node, "POST", "/v1/sessions", session_body())
     assert first["spiffe_id"] == str(ca.agent())
-    sessions = [verify(chain_in(each), ca.bundle, NOW) for each in (first, second)]
-    lines = {each.lineage for each in sessions if isinstance(each, Identity) and each.id == ca.agent()}
-    assert len(lines) == 1
-    assert [note["event"] for note in desk.notes] == ["session issued"] * 2
+    began = verify(chain_in(first), ca.bundle, NOW)
+    assert isinstance(began, Identity)
+    second = await desk.ask(node, "POST", "/v1/sessions", session_body(renews=began.serial))
+    went_on = verify(chain_in(second), ca.bundle, NOW)
+    assert isinstance(went_on, Identity)
+    assert (began.id, went_on.lineage) == (ca.agent(), began.lineage)
+    assert [note["event"] for note in desk.notes] == ["session issued", "session renewed"]
+    refusal = await desk.refused(node, "POST", "/v1/sessions", session_body(renews=began.serial))
+    assert refusal["reason"] == "clone"
 
 
 async def test_a_node_speaks_for_no_other_node(ca: TinyCa, desk: Desk) -> None:
