@@ -49,7 +49,7 @@ from sidecar.session.refusals import RefusalRing
 from sidecar.session.sessions import Sessions
 from sidecar.session.starts import Starts
 from sidecar.session.users import uid_fault, uid_of
-from sidecar.snapshot import Snapshot
+from sidecar.snapshot import Snapshot, nodes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +219,11 @@ class Node:
     # -- inside
 
     def _nodes_in_reach(self) -> set[str]:
-        policy = self.member.snapshot.policy
-        bindings = policy.bindings_on(self.name) if policy else ()
-        nodes = {node for one in bindings for node in (policy.services[one.service].nodes if policy else ())}
-        return nodes - {self.name}
+        policy, roster = self.member.snapshot.policy, self.member.snapshot.roster
+        services = (
+            {policy.services[one.service] for one in policy.bindings_on(self.name)} if policy else set()
+        )
+        return {node for service in services for node in nodes_of(service, roster)} - {self.name}
 
     async def _serve_stream(self, connection: Connection) -> None:
         await self.tool.serve(connection)

@@ -31,6 +31,7 @@ from sidecar.proxy.sockdiag import Connection as KernelConnection
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 from sidecar.session.sessions import Session, Sessions
+from sidecar.snapshot import nodes_of, stands_beside
 from sidecar.traceparent import SPAN_ENTROPY, child
 
 
@@ -214,7 +215,8 @@ class AgentSide:
             narrowing=session.narrowing,
         )
         subject = self._subject(binding, session)
-        if service is not None and self.node.name in service.nodes:
+        roster = self.carrier.situation.sight().snapshot.roster
+        if service is not None and stands_beside(service, self.node.name, roster):
             here = replace(subject, role=Role.BOTH)
             return LocalArrival(near, request, here, caller, service, session, self)
         nodes = self._nodes_for(service, request)
@@ -241,15 +243,16 @@ class AgentSide:
 
     def _nodes_for(self, service: Service | None, request: Request) -> tuple[str, ...]:
         """The service's nodes: those that may be asked now, and of these the one with fewest live streams first."""
-        if service is None or len(service.nodes) == 1:
-            return tuple(service.nodes) if service else ()
-        load = self.carrier.table.by_tool_node()
         sight = self.carrier.situation.sight()
+        nodes = nodes_of(service, sight.snapshot.roster) if service else frozenset()
+        if len(nodes) < 2:
+            return tuple(nodes)
+        load = self.carrier.table.by_tool_node()
         refused = {
             node: not decide(replace(request, tool_node=node), sight.snapshot, sight.moment).allowed
-            for node in service.nodes
+            for node in nodes
         }
-        ranked = sorted(service.nodes, key=lambda node: (refused[node], load[node], node))
+        ranked = sorted(nodes, key=lambda node: (refused[node], load[node], node))
         # All refused: the first says why.
         return tuple(node for node in ranked if not refused[node]) or tuple(ranked[:1])
 
