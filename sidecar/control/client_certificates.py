@@ -1,4 +1,9 @@
-"""Client certificates for the bindings of a session whose callers are told by `mtls`: two calls of agent.sock."""
+"""Client certificates for the bindings of a session whose callers are told by `mtls`: two calls of agent.sock.
+
+Whoever has one is that session, from wherever it calls. So it is given only to who would be taken for that session by
+the kernel too: of a session with a cgroup to a process in that cgroup, from inside another session to nobody, and to a
+child never, which has no certificate of its own. Root may ask for any.
+"""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -12,6 +17,7 @@ from pki import chain as chains
 from pki.codec import convert
 from pki.errors import RefusedError
 from pki.svid import MAX_CSR_BYTES, public_key_of_csr
+from sidecar.control.local_api import Asker, asker_of
 from sidecar.control.unix import answer, body_of
 from sidecar.node import Node
 from sidecar.policy.model import Callers
@@ -39,6 +45,7 @@ def routes(node: Node, own: Own) -> list[Route]:
 
     async def issue(request: Request) -> Response:
         session = own(request)
+        _require_entitled(asker_of(node, request), session)
         wanted = convert(await body_of(request), Wanted, what="client certificate")
         if wanted.service not in _services(node, session):
             raise RefusedError(
@@ -53,6 +60,18 @@ def routes(node: Node, own: Own) -> list[Route]:
         )
 
     return [Route(PATH, show, methods=["GET"]), Route(PATH, issue, methods=["POST"])]
+
+
+def _require_entitled(asker: Asker, session: Session) -> None:
+    """Raise RefusedError for a process that the kernel would not take for ``session``."""
+    if session.child is not None:
+        raise RefusedError(f"session {session.name}: a child session has no client certificates")
+    must_be_inside = asker.is_inside or session.cgroup is not None
+    is_itself = asker.session is not None and asker.session.name == session.name
+    if must_be_inside and not is_itself and not asker.is_root:
+        raise RefusedError(
+            f"session {session.name}: only a process of that very session gets its certificates"
+        )
 
 
 def _services(node: Node, session: Session) -> list[str]:

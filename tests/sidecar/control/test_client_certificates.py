@@ -1,4 +1,5 @@
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,14 @@ from pki import svid
 from pki.certificate import read
 from sidecar.control.agent import agent_app
 from sidecar.peercred import PeerCred
+from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.local_certificate import Pin, pin_of
+from sidecar.session.cgroup import SessionCgroup
+from sidecar.session.sessions import Child
 from tests.authority import NOW, new_key
+from tests.nodes import another
 from tests.sidecar.ca.world import POLICY
-from tests.sidecar.control.world import Station, ask, message, station, with_policy
+from tests.sidecar.control.world import ROOT, Station, ask, message, station, with_policy
 from tests.statements import Mint
 
 RESEARCHER = PeerCred(pid=7, uid=1001, gid=1001)
@@ -94,3 +99,50 @@ async def test_a_request_of_another_shape_is_refused(body: object, why: str, app
     """With what is wrong."""
     path = await path_of_new_session(app)
     assert why in message(await ask(app, "POST", path, body, caller=RESEARCHER))
+
+
+OWN, OTHERS, ENDED = 77, 78, 79
+"""Cgroups: that of the session, another session's, and one whose session has ended."""
+
+
+@pytest.mark.parametrize(
+    ("has_cgroup", "caller", "cgroup", "is_given"),
+    [
+        (True, RESEARCHER, OWN, True),
+        (True, RESEARCHER, None, False),
+        (True, RESEARCHER, 1, False),
+        (True, RESEARCHER, OTHERS, False),
+        (True, RESEARCHER, ENDED, False),
+        (True, ROOT, None, True),
+        (False, RESEARCHER, 1, True),
+        (False, RESEARCHER, OTHERS, False),
+        (False, RESEARCHER, ENDED, False),
+    ],
+)
+async def test_only_who_is_taken_for_the_session_gets_its_certificate(  # noqa: PLR0917 - a row of a table
+    node: Station, app: Starlette, has_cgroup: bool, caller: PeerCred, cgroup: int | None, is_given: bool
+) -> None:
+    """A process of the same uid would else walk into a session with a cgroup from outside, or from its sibling."""
+    path = await path_of_new_session(app)
+    [session] = node.sessions
+    other = SessionCgroup(another(1), Path("/cgroup/other"), OTHERS)
+    node.sessions.add(replace(await node.life.start("researcher", 1001), cgroup=other))
+    if has_cgroup:
+        node.sessions.add(replace(session, cgroup=SessionCgroup(session.name, Path("/cgroup/own"), OWN)))
+    node.sessions.claimed = frozenset({OWN, OTHERS, ENDED})
+    status, said = await ask(app, "POST", path, wanted(), caller=caller, cgroup=cgroup)
+    assert (status == 200) is is_given, said
+
+
+async def test_a_child_gets_none(node: Station, app: Starlette) -> None:
+    """It has no certificate, and its parent's would undo its narrowing. It may come before the binding asks for one."""
+    await path_of_new_session(app)
+    [session] = node.sessions
+    narrowing = Narrowing(frozenset({"wiki"}), None, session.identity.not_after, (another(2),))
+    cgroup = SessionCgroup(another(2), Path("/cgroup/child"), OWN)
+    child = Child(session.name, (), narrowing, session.started, session.trace, cgroup)
+    node.sessions.add_child(child)
+    node.sessions.claimed = frozenset({OWN})
+    for name, why in ((child.id, "a child session has no"), (session.name, "you have no such session")):
+        path = f"/v1/sessions/{name}/client-certificates"
+        assert why in message(await ask(app, "POST", path, wanted(), caller=RESEARCHER, cgroup=OWN))
