@@ -41,6 +41,9 @@ REPAIR_PEERS = 5
 HANDSHAKES_PER_ADDRESS = 32
 HANDSHAKES = 256
 STREAMS = 4096
+READ_REQUESTS = 1024
+MUTATE_REQUESTS = 256
+"""Requests of http and mcp services under way at one time at a tool's node, by class."""
 HALF_CLOSE_IDLE = MINUTE
 STREAM_IDLE = HOUR
 STREAM_LIFETIME = DAY

@@ -15,6 +15,7 @@ from sidecar.policy.decide import Decision, Request
 from sidecar.policy.load import load_policy
 from sidecar.policy.model import Policy
 from sidecar.proxy.carry import Carrier, Sight
+from sidecar.proxy.splice import Gate, splice
 from sidecar.proxy.streams import Limits, Live, LiveTable
 from sidecar.reasons import Reason
 from sidecar.snapshot import (
@@ -229,6 +230,7 @@ class ScriptedArrival:
     on_connect: Step = _nothing
     on_opened: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     on_finish: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    on_behalf_of: str = ""
     refusal: Decision | None = None
     finished: list[tuple[bool, Reason | None, bool]] = field(default_factory=list)
     """(whether there was a far end, reason, clean) of each finish."""
@@ -260,6 +262,9 @@ class ScriptedArrival:
 
     async def opened(self) -> None:
         await self.on_opened()
+
+    async def converse(self, far: trio.abc.HalfCloseableStream, gate: Gate, live: Live) -> None:  # noqa: ARG002 - the seam's
+        await splice(self.near, far, gate)
 
     async def refuse(self, decision: Decision) -> None:
         self.refusal = decision

@@ -62,6 +62,7 @@ PURE_CORES = (
     "sidecar.proxy.local_certificate",
     "sidecar.proxy.proof",
     "sidecar.proxy.quotas",
+    "sidecar.proxy.rooms",
     "sidecar.proxy.streams",
     "sidecar.reasons",
     "sidecar.session.narrowing",

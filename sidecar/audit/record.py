@@ -43,6 +43,7 @@ class Kind(StrEnum):
     ADMITTED = "admitted"
     OPENED = "opened"
     REQUEST = "request"
+    ANSWERED = "answered"
     DENIED = "denied"
     CLOSED = "closed"
     CUT = "cut"
@@ -168,6 +169,30 @@ class Traffic:
     bytes_out: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requested:
+    """One request inside an http or mcp stream: its id, and what it asks for as far as a decision reads it."""
+
+    request: str
+    operation: Facts = field(default_factory=dict)
+    operation_class: str = ""
+    parent: str = ""
+    """The traceparent that the caller continues, if it is of the session's trace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What became of an admitted request. ``bytes_*`` of the bodies; ``status`` 0: none; ``latency`` in microseconds."""
+
+    request: str
+    status: int
+    latency: int
+    bytes_in: int
+    bytes_out: int
+    reason: Reason | None = None
+    hint: str = ""
+
+
 def volume(at: Wall, name: str, previous: Facts | None) -> Record:
     """The header, record 0 of the volume ``name``; :mod:`sidecar.audit.chain` says what ``previous`` is."""
     return Record(Kind.VOLUME, at, {"volume": name, "previous": None if previous is None else dict(previous)})
@@ -183,9 +208,19 @@ def opened(at: Wall, subject: Subject) -> Record:
     return _of_stream(Kind.OPENED, at, subject)
 
 
-def request(at: Wall, subject: Subject, ruling: Ruling) -> Record:
-    """One request inside an http or mcp stream."""
-    return _of_stream(Kind.REQUEST, at, subject, _present(ruling))
+def request(at: Wall, subject: Subject, ruling: Ruling, asked: Requested) -> Record:
+    """One request inside an http or mcp stream that was let in by ``ruling``."""
+    return _of_stream(Kind.REQUEST, at, subject, _present(ruling) | _present(asked))
+
+
+def answered(at: Wall, subject: Subject, what: Answered) -> Record:
+    """The end of a request that was let in."""
+    return _of_stream(Kind.ANSWERED, at, subject, _present(what))
+
+
+def request_denied(at: Wall, subject: Subject, ruling: Ruling, asked: Requested) -> Record:
+    """A refused request: like any refusal, it is folded with those that are like it."""
+    return _of_stream(Kind.DENIED, at, subject, _present(ruling) | _present(asked))
 
 
 def denied(at: Wall, subject: Subject, ruling: Ruling, caller: Caller | None = None) -> Record:
@@ -317,7 +352,9 @@ def _event(kind: Kind, at: Wall, what: str, facts: Facts) -> Record:
     return Record(kind, at, {"what": what, **facts})
 
 
-def _present(part: Subject | Caller | Ruling | Ending | Traffic) -> dict[str, Value]:
+def _present(
+    part: Subject | Caller | Ruling | Ending | Traffic | Requested | Answered,
+) -> dict[str, Value]:
     """The fields of ``part`` that say something: not None, not empty; 0 says something."""
     values = {one.name: getattr(part, one.name) for one in fields(part)}
     return {name: value for name, value in values.items() if value not in (None, "", {}, ())}

@@ -24,7 +24,17 @@ class Feature(StrEnum):
     TWO_PERSON = "two-person"
 
 
-ENFORCED: frozenset[Feature] = frozenset({Feature.TCP, Feature.MTLS_CALLERS, Feature.TWO_PERSON})
+ENFORCED: frozenset[Feature] = frozenset(
+    {
+        Feature.TCP,
+        Feature.HTTP,
+        Feature.INJECT_HEADER,
+        Feature.MTLS_CALLERS,
+        Feature.QUOTAS,
+        Feature.SESSION_LIMITS,
+        Feature.TWO_PERSON,
+    }
+)
 
 LANGUAGE: frozenset[Feature] = frozenset(Feature)
 """All there is to parse: for tests, and for tools that only read a policy."""

@@ -22,12 +22,14 @@ from sidecar.policy.model import Binding, Callers, Service
 from sidecar.proxy.attribute import Method, Refused, SocketOwner, attribute
 from sidecar.proxy.callers import Over
 from sidecar.proxy.carry import Carrier
+from sidecar.proxy.conversation import converse, refuse
 from sidecar.proxy.ends import close_hard, dial_target
 from sidecar.proxy.local_certificate import Pin
 from sidecar.proxy.local_tls import LocalTls
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.remote import RemoteArrival
 from sidecar.proxy.sockdiag import Connection as KernelConnection
+from sidecar.proxy.splice import Gate
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 from sidecar.session.sessions import Session, Sessions
@@ -78,6 +80,10 @@ class LocalArrival:
     near_fault: Reason | None = None
     far_fault: Reason = Reason.TARGET_UNREACHABLE
 
+    @property
+    def on_behalf_of(self) -> str:
+        return self.session.on_behalf_of
+
     def current(self) -> Request:
         side = self.side
         return replace(
@@ -93,8 +99,11 @@ class LocalArrival:
     async def opened(self) -> None:
         """The caller is connected to us already."""
 
+    async def converse(self, far: trio.abc.HalfCloseableStream, gate: Gate, live: Live) -> None:
+        await converse(self.side.carrier, self, far, gate, live)
+
     async def refuse(self, decision: Decision) -> None:
-        """A raw client has no place for words: it sees RST."""
+        await refuse(self.side.carrier, self.request.service, self.near, decision)
 
     async def finish(
         self,

@@ -7,6 +7,7 @@ import trio
 from sidecar.audit.record import Caller, Subject
 from sidecar.identity import Credential
 from sidecar.policy.decide import Decision, Request
+from sidecar.proxy.splice import Gate
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 from sidecar.session.sessions import Session
@@ -39,6 +40,10 @@ class Arrival(Protocol):
     """What it means when an end breaks; None: nothing, the caller went away."""
 
     @property
+    def on_behalf_of(self) -> str:
+        """For whom the session works, as its node says; empty: for nobody else."""
+
+    @property
     def near(self) -> trio.abc.HalfCloseableStream:
         """The end that the stream came from."""
 
@@ -53,6 +58,9 @@ class Arrival(Protocol):
 
     async def opened(self) -> None:
         """Tell the near end, before its first byte is taken."""
+
+    async def converse(self, far: trio.abc.HalfCloseableStream, gate: Gate, live: Live) -> None:
+        """Carry what the two ends say until both are done; raises Broken when one breaks."""
 
     async def refuse(self, decision: Decision) -> None:
         """The stream never opened: say why, as the protocol of the near end allows. Bounded in time."""

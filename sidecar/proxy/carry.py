@@ -27,19 +27,18 @@ from sidecar.audit.record import Ending, Record, Ruling, Traffic
 from sidecar.audit.writer import AuditUnavailableError
 from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request, decide
 from sidecar.policy.model import Audit, Verdict
-from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.arrival import Arrival, EndedError, end_reason
 from sidecar.proxy.framed import ResetByPeer
-from sidecar.proxy.splice import Broken, Gate, splice
+from sidecar.proxy.quotas import Excess, Quotas
+from sidecar.proxy.rooms import Rooms
+from sidecar.proxy.ruling import ruling
+from sidecar.proxy.splice import Broken, Gate
 from sidecar.proxy.streams import FOREVER, Limits, Live, LiveTable
 from sidecar.reasons import Reason
 from sidecar.snapshot import Moment, Snapshot
 
 STATEMENT_SECONDS = 1.0
 """How long the record of a stream whose peer fell silent waits for the statement that explains it."""
-
-ENGINE = "1"
-"""Version of the decision code: a record of another engine is not comparable."""
 
 _STOPPED = (Reason.LOCKED, Reason.REVOKED)
 """A peer's word for a statement that may be on its way to us: our receipt will count what the peer cut."""
@@ -83,6 +82,11 @@ class _Passage:
     far: trio.abc.HalfCloseableStream | None = None
     end: EndedError | None = None
 
+    @property
+    def ruling(self) -> Ruling:
+        """The decision, as it goes on record."""
+        return ruling(self.arrival.request, self.decision, self.sight)
+
 
 @dataclass(slots=True)
 class Carrier:
@@ -96,6 +100,8 @@ class Carrier:
     max_streams: int
     arrivals: dict[str, tuple[Live, Arrival]] = field(default_factory=dict)
     """Of the live streams, by stream id."""
+    quotas: Quotas = field(default_factory=Quotas)
+    rooms: Rooms = field(default_factory=Rooms)
     turnover: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     """Woken whenever a stream has left the table."""
 
@@ -118,7 +124,8 @@ class Carrier:
     def refresh(self) -> None:
         """Certificates were renewed: what is under each stream, and so its deadline, is looked up again."""
         for live, arrival in list(self.arrivals.values()):
-            request = replace(arrival.current(), tool_node=live.request.tool_node)
+            known = live.request
+            request = replace(arrival.current(), tool_node=known.tool_node, operation=known.operation)
             if request != live.request:
                 self.table.rebind(live, request)
                 self.judge(live)
@@ -150,6 +157,7 @@ class Carrier:
         finally:
             end = passage.end if passage is not None else None
             by_peer = end is not None and end.by_peer and end.reason in _STOPPED
+            self.quotas.close(live.allowance)
             # What we cut ourselves has been counted already.
             self.table.close(live, self.clock.boot(), by_peer=by_peer and live.reason is None)
             del self.arrivals[live.id]
@@ -174,6 +182,19 @@ class Carrier:
             return _denial(Reason.DRAINING, "", "this node is shutting down")
         if decision.reason is None and live.reason is not None:  # Cut between admission and decision.
             return _denial(live.reason, live.rule, "")
+        return self._allow(live, sight, decision) if decision.reason is None else decision
+
+    def _allow(self, live: Live, sight: Sight, decision: Decision) -> Decision:
+        """The decision that let it in, unless a quota does not."""
+        policy, session = sight.snapshot.policy, live.request.session
+        agent = policy.agents.get(session.name) if policy else None
+        if agent is None:
+            return decision
+        mine = (session.session, agent.session_quota)
+        found = self.quotas.open((agent.name, agent.quota), mine, self.clock.boot())
+        if isinstance(found, Excess):
+            return Decision(Verdict.DENY, Reason.LIMIT, "", agent.line, found.hint)
+        live.allowance = found
         return decision
 
     async def _run(self, passage: _Passage, scope: trio.CancelScope) -> None:
@@ -212,12 +233,12 @@ class Carrier:
             await arrival.opened()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise EndedError(arrival.near_fault) from None
-        await self._splice(arrival, passage.far, live)
+        await self._converse(arrival, passage.far, live)
 
     async def _record_admission(self, passage: _Passage) -> None:
         """Where the segment requires it, wait until it is durable; raises AuditUnavailableError."""
         arrival = passage.arrival
-        one = record.admitted(self.clock.wall(), arrival.subject, _ruling(passage), arrival.caller)
+        one = record.admitted(self.clock.wall(), arrival.subject, passage.ruling, arrival.caller)
         if not _is_required(arrival.request, passage.sight.snapshot):
             self.audit.append(one)
         elif self.audit.available:
@@ -225,12 +246,14 @@ class Carrier:
         else:
             raise AuditUnavailableError("audit log: it cannot be written")
 
-    async def _splice(self, arrival: Arrival, far: trio.abc.HalfCloseableStream, live: Live) -> None:
+    async def _converse(self, arrival: Arrival, far: trio.abc.HalfCloseableStream, live: Live) -> None:
         def passing(count: int, outwards: bool) -> bool:
             now = self.clock.boot()
             if now >= live.judge_by:
                 self.judge(live)
             if live.reason is not None:
+                return False
+            if live.allowance.spend(count, now) is not None and live.cut(Reason.LIMIT):
                 return False
             live.active = now
             if outwards:
@@ -244,13 +267,13 @@ class Carrier:
             live.active = self.clock.boot()
 
         try:
-            await splice(arrival.near, far, Gate(passing, half_closed))
+            await arrival.converse(far, Gate(passing, half_closed), live)
         except Broken as broken:
             raise _ended(broken, arrival) from None
 
     async def _refuse(self, passage: _Passage) -> None:
         arrival, decision = passage.arrival, passage.decision
-        self.audit.append(record.denied(self.clock.wall(), arrival.subject, _ruling(passage), arrival.caller))
+        self.audit.append(record.denied(self.clock.wall(), arrival.subject, passage.ruling, arrival.caller))
         with trio.CancelScope(shield=True):
             await arrival.refuse(decision)
             await arrival.finish(None, decision.reason, clean=False)
@@ -305,40 +328,6 @@ async def _await_statement(live: Live) -> None:
 def _is_required(request: Request, snapshot: Snapshot) -> bool:
     service = snapshot.policy.services.get(request.service) if snapshot.policy else None
     return service is not None and service.segment.audit is Audit.REQUIRED
-
-
-def _ruling(passage: _Passage) -> Ruling:
-    request, decision, moment = passage.arrival.request, passage.decision, passage.sight.moment
-    return Ruling(
-        verdict="deny" if decision.reason else "allow",
-        reason=decision.reason,
-        rule=decision.rule,
-        hint=decision.hint,
-        decision={"service": request.service, "tool_node": request.tool_node, "line": decision.line},
-        moment={"wall": moment.wall, "floor": moment.floor, "as_of": moment.as_of},
-        snapshot=passage.sight.snapshot.digest,
-        engine=ENGINE,
-        facts={
-            "id": str(request.session),
-            "serials": list(request.serials),
-            "not_after": request.not_after,
-            **_narrowed(request.narrowing),
-        },
-    )
-
-
-def _narrowed(left: Narrowing | None) -> dict[str, record.Value]:
-    """Of a child session, what it has left: with this, and no more, the decision can be made again."""
-    if left is None:
-        return {}
-    operations = None if left.operations is None else list[record.Value](left.operations)
-    narrowing: dict[str, record.Value] = {
-        "services": list[record.Value](sorted(left.services)),
-        "operations": operations,
-        "not_after": left.not_after,
-        "children": list[record.Value](left.children),
-    }
-    return {"narrowing": narrowing}
 
 
 def _ended(broken: Broken, arrival: Arrival) -> EndedError:

@@ -26,9 +26,11 @@ from sidecar.policy.decide import Decision, Request
 from sidecar.proxy import proof
 from sidecar.proxy.arrival import EndedError, end_reason
 from sidecar.proxy.carry import Carrier
+from sidecar.proxy.conversation import refuse
 from sidecar.proxy.ends import close_hard
 from sidecar.proxy.framed import FramedStream
 from sidecar.proxy.pool import Pool, Pooled
+from sidecar.proxy.splice import Gate, splice
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 from sidecar.session.sessions import Session, Sessions
@@ -86,6 +88,10 @@ class RemoteArrival:
     live: Live | None = None
     far: FramedStream | None = None
 
+    @property
+    def on_behalf_of(self) -> str:
+        return self.session.on_behalf_of
+
     def current(self) -> Request:
         side = self.side
         here = replace(
@@ -136,8 +142,12 @@ class RemoteArrival:
     async def opened(self) -> None:
         """The caller is connected to us already."""
 
+    async def converse(self, far: trio.abc.HalfCloseableStream, gate: Gate, live: Live) -> None:  # noqa: ARG002 - the seam's
+        """Bytes: only the tool's node reads requests."""
+        await splice(self.near, far, gate)
+
     async def refuse(self, decision: Decision) -> None:
-        """A raw client has no place for words: it sees RST."""
+        await refuse(self.side.carrier, self.request.service, self.near, decision)
 
     async def finish(
         self, far: trio.abc.HalfCloseableStream | None, reason: Reason | None, *, clean: bool
@@ -212,6 +222,7 @@ class RemoteArrival:
             session=name,
             service=self.request.service,
             traceparent=self.subject.trace,
+            on_behalf_of=self.on_behalf_of,
         )
         pooled.ordinal += 1
         await connection.frames.send_many([*frames, wire.encode(opening)])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pki.clock import SECOND, Boot, Wall
 from sidecar.defaults import HALF_CLOSE_IDLE
 from sidecar.policy.decide import Request, next_boundary, redecide
+from sidecar.proxy.quotas import UNLIMITED, Allowance
 from sidecar.reasons import Reason
 from sidecar.snapshot import Moment, Snapshot
 
@@ -55,6 +56,7 @@ class Live:
     rule: str = ""
     peer: str = ""
     is_open: bool = False
+    allowance: Allowance = UNLIMITED
 
     def cut(self, reason: Reason, rule: str = "") -> bool:
         """End the stream; False when it is ending already."""

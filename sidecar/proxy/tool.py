@@ -21,10 +21,12 @@ from sidecar.overlay import Connection, Standing
 from sidecar.policy.decide import Decision, Request
 from sidecar.proxy import proof
 from sidecar.proxy.carry import Carrier
+from sidecar.proxy.conversation import converse
 from sidecar.proxy.ends import close_hard, dial_target
 from sidecar.proxy.framed import FramedStream
 from sidecar.proxy.pool import MAX_IDLE
 from sidecar.proxy.proof import Proven
+from sidecar.proxy.splice import Gate
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 from sidecar.session.sessions import Session
@@ -52,6 +54,7 @@ class OpenArrival:
     subject: Subject
     carrier: Carrier
     node: "Node"
+    on_behalf_of: str = ""
     caller: Caller | None = None
     near_fault: Reason | None = Reason.PEER_UNREACHABLE
     far_fault: Reason = Reason.TARGET_UNREACHABLE
@@ -87,6 +90,9 @@ class OpenArrival:
             await self.show(
                 credential
             )  # Renewed since the handshake: the opener knows the old certificate only.
+
+    async def converse(self, far: trio.abc.HalfCloseableStream, gate: Gate, live: Live) -> None:
+        await converse(self.carrier, self, far, gate, live)
 
     async def refuse(self, decision: Decision) -> None:
         """REFUSED, after which the connection may carry the next stream. Unsaid, it is closed by :meth:`finish`."""
@@ -246,6 +252,7 @@ class ToolSide:
             subject=self._subject(connection, opening, proven),
             carrier=self._carrier,
             node=self._node,
+            on_behalf_of=opening.on_behalf_of,
         )
 
         def proved_again(body: bytes) -> None:

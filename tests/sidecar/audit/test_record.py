@@ -13,11 +13,13 @@ from sidecar.audit.record import (
     MAX_DEPTH,
     MAX_INTEGER,
     MAX_RECORD_BYTES,
+    Answered,
     Caller,
     Ending,
     Facts,
     Kind,
     Record,
+    Requested,
     Role,
     Ruling,
     Subject,
@@ -157,6 +159,12 @@ STREAM_FIELDS: dict[str, Any] = {
     "service": "wiki",
     "segment": "retrieval",
 }
+ASKED = Requested(request="r", operation={"method": "GET", "name": "/a"}, operation_class="read")
+ASKED_FIELDS: dict[str, Any] = {
+    "request": "r",
+    "operation": {"method": "GET", "name": "/a"},
+    "operation_class": "read",
+}
 NO_FIELDS: dict[str, Any] = {"verdict": "deny", "reason": "no_grant", "hint": "no grant names vault"}
 
 
@@ -176,7 +184,20 @@ NO_FIELDS: dict[str, Any] = {"verdict": "deny", "reason": "no_grant", "hint": "n
             {**STREAM_FIELDS, "verdict": "allow", "rule": "read-wiki", "moment": {"wall": 5}},
         ),
         (record.opened(AT, STREAM), "opened", STREAM_FIELDS),
-        (record.request(AT, STREAM, NO), "request", {**STREAM_FIELDS, **NO_FIELDS}),
+        (record.request(AT, STREAM, NO, ASKED), "request", {**STREAM_FIELDS, **NO_FIELDS, **ASKED_FIELDS}),
+        pytest.param(
+            record.request_denied(AT, STREAM, NO, ASKED),
+            "denied",
+            {**STREAM_FIELDS, **NO_FIELDS, **ASKED_FIELDS},
+            id="denied request",
+        ),
+        (
+            record.answered(
+                AT, STREAM, Answered(request="r", status=200, latency=9, bytes_in=0, bytes_out=5)
+            ),
+            "answered",
+            {**STREAM_FIELDS, "request": "r", "status": 200, "latency": 9, "bytes_in": 0, "bytes_out": 5},
+        ),
         (record.denied(AT, STREAM, NO), "denied", {**STREAM_FIELDS, **NO_FIELDS}),
         pytest.param(
             record.denied(AT, STREAM, NO, Caller("uid", 0)),
@@ -250,6 +271,7 @@ def test_the_list_of_kinds_is_closed() -> None:
         "admitted",
         "opened",
         "request",
+        "answered",
         "denied",
         "closed",
         "cut",

@@ -1,0 +1,208 @@
+"""The requests of one http or mcp stream, at the tool's node: decided, limited, recorded, in force while they last.
+
+A request that is admitted is entered in the live table: its stream's entry says what is being done over it. So whatever
+ends streams ends requests: a new snapshot, a lock, a boundary in time. With the answer the stream's entry is the
+stream's again.
+
+Order, and why: the decision comes first and takes no time, so nothing can come between it and the entry in the live
+table. Then its record is written, durably where the segment requires that, and only then does the relay forward.
+"""
+
+import secrets
+from dataclasses import dataclass, replace
+
+from pki.clock import SECOND, Boot
+from pki.ids import ID_BYTES, new_id
+from sidecar.audit import record
+from sidecar.audit.record import Answered, Requested, Subject
+from sidecar.audit.writer import AuditUnavailableError
+from sidecar.http.seams import Admission, Call, MalformedError, Outcome
+from sidecar.policy.asked import operation_of
+from sidecar.policy.decide import Decision, Request, decide
+from sidecar.policy.model import Audit, OperationClass, Policy, Segment, Verdict
+from sidecar.policy.model import Record as Recorded
+from sidecar.policy.operation import McpCall, Operation
+from sidecar.proxy.carry import Carrier, Sight
+from sidecar.proxy.ruling import ruling, spelled
+from sidecar.proxy.streams import Live
+from sidecar.reasons import Reason
+from sidecar.traceparent import SPAN_ENTROPY, child, continues
+
+
+@dataclass(eq=False, slots=True)
+class _Current:
+    """The request under way."""
+
+    id: str
+    subject: Subject
+    segment: Segment | None
+    operation_class: OperationClass
+    started: Boot
+    judge_by: Boot
+    """When the stream itself is to be judged again."""
+
+
+@dataclass(eq=False)
+class StreamJudge:
+    """Of one stream (:class:`sidecar.http.seams.Judge`)."""
+
+    carrier: Carrier
+    live: Live
+    subject: Subject
+    _current: _Current | None = None
+
+    def decide(self, call: Call) -> Decision:
+        sight = self.carrier.situation.sight()
+        return decide(self._asked(call, sight), sight.snapshot, sight.moment)
+
+    def could(self, call: McpCall) -> bool:
+        """Some of the rules' conditions at a time: an exact answer would need arguments."""
+        sight = self.carrier.situation.sight()
+        asked = self._asked(call, sight)
+        if asked.operation is None:
+            return False
+        return any(
+            decide(replace(asked, operation=one), sight.snapshot, sight.moment).allowed
+            for one in self._with_some_arguments(asked.operation, sight.snapshot.policy)
+        )
+
+    async def admit(self, call: Call, traceparent: bytes) -> Admission:
+        sight, now = self.carrier.situation.sight(), self.carrier.clock.boot()
+        asked = self._asked(call, sight)
+        decision, retry_after = self._limited(decide(asked, sight.snapshot, sight.moment), sight, now)
+        trace, parent = self._trace(traceparent)
+        found = sight.snapshot.policy.segments.get(decision.segment) if sight.snapshot.policy else None
+        named = replace(self.subject, segment=decision.segment or self.subject.segment, trace=trace)
+        wanted = decision.operation_class or OperationClass.MUTATE
+        current = _Current(_new_id(), named, found, wanted, now, self.live.judge_by)
+        requested = Requested(
+            request=current.id, operation=spelled(asked.operation), operation_class=wanted, parent=parent
+        )
+        if decision.allowed:
+            self._enter(asked, current)
+            decision = await self._record_admission(asked, decision, sight, requested)
+        if not decision.allowed:
+            one = ruling(asked, decision, sight)
+            self.carrier.audit.append(record.request_denied(self.carrier.clock.wall(), named, one, requested))
+        return Admission(current.id, decision, trace, retry_after)
+
+    def reject(self, why: MalformedError) -> Admission:
+        sight, name = self.carrier.situation.sight(), _new_id()
+        decision = Decision(Verdict.DENY, Reason.BAD_REQUEST, hint=why.hint)
+        one = ruling(self.live.request, decision, sight)
+        now = self.carrier.clock.wall()
+        self.carrier.audit.append(record.request_denied(now, self.subject, one, Requested(request=name)))
+        return Admission(name, decision)
+
+    def ended(self, outcome: Outcome) -> None:
+        current, self._current = self._current, None
+        if current is None:
+            return
+        self._leave(current)
+        if current.segment is not None and current.segment.record is Recorded.NONE:
+            return
+        what = Answered(
+            request=current.id,
+            status=outcome.status,
+            latency=self.carrier.clock.boot() - current.started,
+            bytes_in=outcome.bytes_in,
+            bytes_out=outcome.bytes_out,
+            reason=self.live.reason or outcome.reason,
+            hint=outcome.hint,
+        )
+        self.carrier.audit.append(record.answered(self.carrier.clock.wall(), current.subject, what))
+
+    # -- what is asked
+
+    def _asked(self, call: Call, sight: Sight) -> Request:
+        policy = sight.snapshot.policy
+        service = policy.services.get(self.live.request.service) if policy else None
+        if policy is None or service is None:  # The decision says so.
+            name = call.name if isinstance(call, McpCall) else call.path
+            return replace(self.live.request, operation=Operation(call.method, name))
+        return replace(self.live.request, operation=operation_of(call, service, policy))
+
+    def _with_some_arguments(self, asked: Operation, policy: Policy | None) -> list[Operation]:
+        service = policy.services.get(self.live.request.service) if policy else None
+        if policy is None or service is None:
+            return [asked]
+        special = service.special(asked)
+        segment = (special.segment if special else service.segment).name
+        granting, denying = (
+            frozenset(one.name for one in rules.conditions(service.name, segment, service.protocol, asked))
+            for rules in (policy.grants, policy.denies)
+        )
+        sets = {frozenset[str](), granting, granting - denying, *(frozenset({one}) for one in granting)}
+        return [replace(asked, holds=one) for one in sets]
+
+    def _trace(self, traceparent: bytes) -> tuple[str, str]:
+        """The request's own trace context, and the caller's where that is of the session's trace."""
+        own = self.subject.trace
+        if not own:
+            return "", ""
+        parent = traceparent.decode() if continues(own, traceparent) else own
+        return child(own, secrets.token_bytes(SPAN_ENTROPY)), parent
+
+    # -- limits
+
+    def _limited(self, decision: Decision, sight: Sight, now: Boot) -> tuple[Decision, int | None]:
+        """The decision, or a refusal for want of room, and then when there may be some (s)."""
+        if not decision.allowed:
+            return decision, None
+        if sight.draining:
+            return _refusal(decision, Reason.DRAINING, "this node is shutting down"), None
+        wanted = decision.operation_class or OperationClass.MUTATE
+        if not self.carrier.rooms.has_room(wanted):
+            return _refusal(decision, Reason.LIMIT, f"this node has all the {wanted} requests it may"), 1
+        excess = self.live.allowance.request(now)
+        if excess is not None:
+            return _refusal(decision, Reason.LIMIT, excess.hint), -(-excess.retry_after // SECOND)
+        return decision, None
+
+    # -- in force
+
+    def _enter(self, asked: Request, current: _Current) -> None:
+        self._current = current
+        self.carrier.rooms.take(current.operation_class)
+        self.carrier.table.rebind(self.live, asked)
+        self.carrier.judge(self.live)  # When time alone could end it is the request's own now.
+
+    def _leave(self, current: _Current) -> None:
+        self.carrier.rooms.leave(current.operation_class)
+        self.carrier.table.rebind(self.live, replace(self.live.request, operation=None))
+        self.live.judge_by = min(self.live.judge_by, current.judge_by)
+
+    async def _record_admission(
+        self, asked: Request, decision: Decision, sight: Sight, requested: Requested
+    ) -> Decision:
+        """The decision, or a refusal where the segment needs a log that cannot be written."""
+        current, audit = self._current, self.carrier.audit
+        assert current is not None  # noqa: S101 - entered just now
+        one = ruling(asked, decision, sight)
+        made = record.request(self.carrier.clock.wall(), current.subject, one, requested)
+        is_required = current.segment is not None and current.segment.audit is Audit.REQUIRED
+        try:
+            if not is_required:
+                audit.append(made)
+            elif audit.available:
+                await audit.commit(made)
+            else:
+                raise AuditUnavailableError("audit log: it cannot be written")
+        except AuditUnavailableError:
+            self._current = None
+            self._leave(current)
+            hint = "this segment needs a durable audit log, and it cannot be written"
+            return _refusal(decision, Reason.AUDIT_UNAVAILABLE, hint)
+        except BaseException:
+            self.ended(Outcome(0, 0, 0))
+            raise
+        return decision
+
+
+def _refusal(decision: Decision, reason: Reason, hint: str) -> Decision:
+    """In place of a decision that allowed."""
+    return replace(decision, verdict=Verdict.DENY, reason=reason, rule="", line=0, hint=hint, would_deny=None)
+
+
+def _new_id() -> str:
+    return new_id(secrets.token_bytes(ID_BYTES))
