@@ -122,7 +122,6 @@ expect = "refuse"
         ('target = "127.0.0.1:8001"', 'target = "h:1"\nca = "/ca.pem"', "go with a tls:// target"),
         ('target = "127.0.0.1:8001"', 'target = "tls://h:443"\nca = "ca.pem"', "must be an absolute path"),
         ('target = "127.0.0.1:8001"', "target = 8001", 'must be a string "host:port"'),
-        ('segment = "retrieval"', 'segment = "retrieval"\nprotocol = "http"', "cannot enforce http"),
         ('segment = "retrieval"', 'segment = "retrieval"\nprotocol = "mcp"', "cannot enforce mcp"),
         ('segment = "retrieval"', 'segment = "retrieval"\nprotocol = "udp"', "must be one of 'tcp'"),
         (
@@ -130,7 +129,7 @@ expect = "refuse"
             'target = "tls://h:1"\nca = "/c"\ninject = {client-certificate = "../x"}',
             "must be an absolute path, or the name of a systemd credential",
         ),
-        ('services = ["wiki"]', "http = [{}]", "not enforced by this version"),
+        ('services = ["wiki"]', 'services = ["wiki"]\nmcp = [{}]', "not enforced by this version"),
         ("listen = 15001", 'listen = "unix:run/x"', 'must be a port, or "unix:/path" of a socket'),
         ("listen = 15001", "listen = true", "must be a port"),
         ("listen = 15001", "listen = 65536", "must be from 1 to 65535"),
