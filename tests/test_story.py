@@ -469,23 +469,25 @@ def test_exec_is_a_session_of_its_own_beside_another(mesh: Story) -> None:
     not is_root(), reason="only root may make cgroups, which tell two sessions of one user apart"
 )
 def test_what_is_left_of_an_ended_session_is_not_its_sibling(mesh: Story) -> None:
-    """A child that outlives its exec keeps the dead session's cgroup: no_session, not the other live session."""
+    """A child that outlives its ended session keeps the cgroup of that: no_session, not the other live session."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         listener.settimeout(60)
         orphan = (
             "import socket, sys, urllib.request as u\n"
             "s = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
-            "s.recv(1)\n"  # exec is over when this comes
+            "s.recv(1)\n"  # exec is over, and its session was ended, when this comes
             "try: said = u.urlopen(sys.argv[2]).read()\n"
             "except OSError: said = b'refused'\n"
             "s.sendall(said)\n"
         )
         port = listener.getsockname()[1]
-        script = f'"{sys.executable}" -c "$1" {port} {mesh.wiki}/api/pages >/dev/null 2>&1 & exit 0'
-        assert mesh.run_in_session("sh", "-c", script, "sh", orphan).code == 0
+        orphaning = f'"{sys.executable}" -c "$1" {port} {mesh.wiki}/api/pages >/dev/null 2>&1 &'
+        done = mesh.run_in_session("sh", "-c", f"echo $LOCKGATE_SESSION; {orphaning} exit 0", "sh", orphan)
+        assert (done.code, "still run" in done.err) == (0, True)
         line, _ = listener.accept()
         with line:
+            assert mesh.cli("session", "end", done.out.strip()).code == 0
             line.sendall(b"!")
             assert read(line, 7) == b"refused"
 

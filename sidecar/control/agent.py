@@ -84,7 +84,7 @@ def agent_app(node: Node) -> Starlette:
 
     async def end(request: Request) -> Response:
         session = own(request)
-        last = request.query_params.get("when") != "alone" or _is_alone(session, caller_of(request))
+        last = request.query_params.get("when") != "alone" or _is_alone(node, session, caller_of(request))
         if last:
             _end(node, session)
         return answer({**summary(session), "ended": last})
@@ -113,9 +113,12 @@ def _caller_process(request: Request, wanted: StartSession) -> Iterator[int | No
             os.close(pidfd)
 
 
-def _is_alone(session: Session, caller: PeerCred) -> bool:
-    """Whether nobody but the caller is left in the session, as far as its cgroup tells."""
-    return session.cgroup is None or set(session.cgroup.members()) <= {caller.pid}
+def _is_alone(node: Node, session: Session, caller: PeerCred) -> bool:
+    """Whether nobody but the caller is left in the session and its children, as far as cgroups tell."""
+    if session.cgroup is None:
+        return True
+    below = [child.cgroup for child in node.sessions.children if child.session == session.id.session]
+    return set(session.cgroup.members()) <= {caller.pid} and not any(one.populated() for one in below)
 
 
 def _end(node: Node, session: Session) -> None:

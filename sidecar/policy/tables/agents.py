@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from pki.clock import DAY, MINUTE, SECOND
+from pki.clock import DAY, SECOND
 from sidecar.policy.features import Feature
 from sidecar.policy.model import Callers
 from sidecar.policy.tables.defined import defined, needs
@@ -18,11 +18,11 @@ _Count = Annotated[int, Field(ge=1, le=10**9)]
 class SessionTable(Table):
     """``session`` of an agent: when its sessions end by themselves."""
 
-    lifetime: Annotated[Duration, between(MINUTE, 30 * DAY)] | None = Field(
+    lifetime: Annotated[Duration, between(SECOND, 30 * DAY)] | None = Field(
         default=None, description="after this long, whatever it does"
     )
     idle: Annotated[Duration, between(SECOND, DAY)] | None = Field(
-        default=None, description="after this long without an open stream"
+        default=None, description="after this long without a byte of any of its streams"
     )
 
     @model_validator(mode="after")
