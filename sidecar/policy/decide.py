@@ -32,6 +32,7 @@ In a segment with ``mode = "observe"`` stale, denied and no_grant do not refuse:
 Every refusal names its rule, or in the hint what is absent. Hints travel to the agent.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pki.clock import Wall
@@ -75,13 +76,14 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
-    """How long a decision stays what it is: as long as neither clock reaches its end. None: for ever.
+    """How long a decision stays what it is, while no clock goes back: until ``moment.now`` or the floor is there.
 
-    Only while no clock goes back, and ``as_of`` neither: a new heartbeat may end a ``stale``, and nothing else.
+    None: for ever. ``is_fresh``: nothing in it is stale, so that a later word from the CA changes nothing either.
     """
 
     now: Wall | None
     floor: Wall | None
+    is_fresh: bool
 
 
 def decide(request: Request, snapshot: Snapshot, moment: Moment) -> Decision:
@@ -96,10 +98,13 @@ def decide_until(request: Request, snapshot: Snapshot, moment: Moment) -> tuple[
     ends = [at for one in cases for at in one.ends()]
     if decision.reason is Reason.NO_GRANT and (near := hints.nearest(case)) and near.expires is not None:
         ends.append(near.expires)  # the hint speaks of it
-    floors = (at for one in cases for at in one.floor_ends() if at > moment.floor)
-    return decision, Horizon(
-        min((at for at in ends if at > moment.now), default=None), min(floors, default=None)
-    )
+    floors = [at for one in cases for at in one.floor_ends()]
+    is_fresh = all(one.stale_after is None or moment.is_fresh(one.stale_after) for one in cases)
+    return decision, Horizon(_first_after(moment.now, ends), _first_after(moment.floor, floors), is_fresh)
+
+
+def _first_after(clock: Wall, ends: Iterable[Wall]) -> Wall | None:
+    return min((at for at in ends if at > clock), default=None)
 
 
 def redecide(request: Request, snapshot: Snapshot, moment: Moment) -> Decision:
@@ -118,7 +123,7 @@ def next_boundary(request: Request, snapshot: Snapshot, moment: Moment) -> Wall 
     ends = [at for case in cases for at in case.ends()]
     # The floor lags behind the wall clock, or is it: it reaches an end that much later.
     ends += [Wall(at + now - floor) for case in cases for at in case.floor_ends()]
-    return min((at for at in ends if at > now), default=None)
+    return _first_after(now, ends)
 
 
 def _first_allowed(cases: list[Case]) -> tuple[Decision, Case]:
