@@ -28,6 +28,7 @@ from sidecar.objects import Objects
 from sidecar.paths import Paths
 from sidecar.peercred import PeerCred
 from sidecar.proxy.attribute import ESTABLISHED, SocketOwner
+from sidecar.session.cgroup import SessionCgroups
 from tests.authority import NOW, new_key
 from tests.clock import ManualClock
 from tests.statements import Mint
@@ -89,7 +90,7 @@ class Station(Node):
         return identity, key
 
 
-def station(folder: Path, mint: Mint) -> Station:
+def station(folder: Path, mint: Mint, cgroups: SessionCgroups | None = None) -> Station:
     """agents-1 of the mint's mesh."""
     paths = Paths.below(folder)
     make_folders(paths)
@@ -101,6 +102,7 @@ def station(folder: Path, mint: Mint) -> Station:
         audit=AuditWriter(Site(disk=RealDisk(), folder=paths.audit_dir, node="agents-1"), clock),
         journal=Journal(paths.statements, create=True),
         objects=Objects(paths.objects),
+        cgroups=cgroups,
     )
     made = Station(CONFIG, Credential(own.id, own.chain, own.key), mint.ca.bundle, seams)
     made.mint = mint
