@@ -15,13 +15,24 @@ from pki.clock import Wall
 from pki.errors import LocalError
 from sidecar.duration import format_duration
 from sidecar.policy.effective import Permission, permissions
-from sidecar.policy.model import Policy, Segment
+from sidecar.policy.model import (
+    Hours,
+    InjectHeader,
+    Objective,
+    Policy,
+    Quota,
+    Segment,
+    ServiceOperation,
+    When,
+    Window,
+)
+from sidecar.policy.slices import as_pattern, requests_of
 from sidecar.policy.target import TlsTarget
 
 MAX_PERMISSIONS = 1_000_000
 """Of one policy. Rules by segment can mean far more than they name."""
 
-_DURATIONS = {"stale_after"}
+_DURATIONS = {"stale_after", "decision_ttl", "session_lifetime", "session_idle", "max_ttl", "p99", "per"}
 
 
 class Kind(StrEnum):
@@ -122,7 +133,16 @@ def _tables(policy: Policy) -> dict[str, dict[str, str]]:
         **{f"segment {name}": _settings(one) for name, one in policy.segments.items()},
         **{f"service {name}": _settings(one) for name, one in policy.services.items()},
         **{f"agent {name}": _settings(one) for name, one in policy.agents.items()},
-        **{f"binding of {one.agent} to {one.service}": {"listen": one.address} for one in policy.bindings},
+        **{f"escalation {name}": _settings(one) for name, one in policy.escalations.items()},
+        **{
+            f"binding of {one.agent} to {one.service}": {"listen": one.address, "callers": one.callers}
+            for one in policy.bindings
+        },
+        **{f"pin of {tool} of {service}": {"digest": pin} for (service, tool), pin in policy.pins.items()},
+        "policy": {
+            "requires": _shown(policy.requires),
+            "apply-approvals": str(policy.apply_approvals),
+        },
     }
 
 
@@ -131,11 +151,11 @@ def _whole(settings: Mapping[str, str] | None) -> str:
     return ", ".join(f"{key} {text}" for key, text in (settings or {}).items() if text)
 
 
-def _settings(table: Any) -> dict[str, str]:
+def _settings(table: Any, without: tuple[str, ...] = ("name", "line", "id")) -> dict[str, str]:
     return {
         field.name.replace("_", "-"): _shown(getattr(table, field.name), field.name in _DURATIONS)
         for field in fields(table)
-        if field.name not in ("name", "line")
+        if field.name not in without
     }
 
 
@@ -153,8 +173,23 @@ def _shown(value: Any, is_duration: bool = False) -> str:
             return ", ".join(sorted(texts) if isinstance(value, frozenset) else texts)
         case Segment():
             return value.name
+        case ServiceOperation():
+            return _operation(value)
         case TlsTarget():
             parts = (f"ca {value.ca}", f"server-name {value.server_name}", value.client_certificate)
             return f"{value} ({', '.join(part for part in parts if part)})"
+        case Quota() | Window() | Objective() | InjectHeader() | When() | Hours():
+            return " ".join(f"{key} {text}" for key, text in _settings(value, ()).items() if text)
         case _:
             return str(value)
+
+
+def _operation(one: ServiceOperation) -> str:
+    """One entry of ``operations``, in braces: its own parts have commas."""
+    parts = (
+        requests_of(as_pattern(one)),
+        f"segment {one.segment.name}",
+        f"class {one.operation_class}" if one.operation_class else "",
+        f"blast-radius {' '.join(sorted(one.blast_radius))}" if one.blast_radius else "",
+    )
+    return f"{{{', '.join(part for part in parts if part)}}}"

@@ -6,6 +6,8 @@ from hypothesis import given
 from pki.errors import LocalError
 from sidecar.policy import diff
 from sidecar.policy.diff import Difference, Edit, Kind, difference
+from sidecar.policy.features import LANGUAGE
+from sidecar.policy.load import load_policy
 from tests.sidecar.policy.reference import World, worlds
 from tests.sidecar.policy.world import NOW, POLICY, policy_of
 
@@ -32,7 +34,9 @@ def test_the_first_policy_is_all_gain() -> None:
     assert {change.kind for change in found.changes} == {Kind.GAINED}
     assert list(found.by_agent()) == ["clerk", "researcher"]
     assert (found.count(Kind.GAINED), found.count(Kind.LOST)) == (4, 0)
-    assert Edit("binding of clerk to tickets", "", "", "listen 127.0.0.1:15002") in found.edits
+    assert (
+        Edit("binding of clerk to tickets", "", "", "listen 127.0.0.1:15002, callers kernel") in found.edits
+    )
 
 
 def test_what_is_gained_lost_and_changed_is_told_apart() -> None:
@@ -123,6 +127,79 @@ def test_a_policy_that_permits_too_much_is_not_compared(monkeypatch: pytest.Monk
     monkeypatch.setattr(diff, "MAX_PERMISSIONS", 3)
     with pytest.raises(LocalError, match="over 3 permissions"):
         changed(POLICY, POLICY)
+
+
+WHOLE = """
+[services.crm]
+segment = "retrieval"
+nodes = ["tools-1"]
+target = "127.0.0.1:2"
+protocol = "mcp"
+[[services.crm.operations]]
+tools = ["delete_*"]
+segment = "high-risk"
+class = "mutate"
+blast-radius = ["customers"]
+[segments.action]
+slo = { p99 = "20ms", objective = 99.9 }
+[agents.temp]
+nodes = ["agents-1"]
+uid = 1005
+session = { lifetime = "8h", idle = "30m" }
+quota = { streams = 64, requests = { count = 600, per = "1m" } }
+[[pins]]
+service = "crm"
+tool = "get"
+digest = "%s"
+[[escalations]]
+id = "more"
+agents = ["temp"]
+from = "retrieval"
+to = "high-risk"
+services = ["crm"]
+max-ttl = "15m"
+approvals = 1
+approvers = ["role:approver"]
+""" % ("ab" * 32)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            'tools = ["delete_*"]',
+            'tools = ["drop_*"]',
+            (
+                "service crm operations: {tools delete_*, segment high-risk, class mutate, blast-radius customers}"
+                " -> {tools drop_*, segment high-risk, class mutate, blast-radius customers}"
+            ),
+        ),
+        (
+            'p99 = "20ms"',
+            'p99 = "2s"',
+            "segment action slo: p99 20ms objective 99.9 -> p99 2s objective 99.9",
+        ),
+        ('idle = "30m"', 'idle = "31m"', "agent temp session-idle: 30m -> 31m"),
+        (
+            "streams = 64",
+            "streams = 6",
+            "agent temp quota: streams 64 requests count 600 per 1m -> streams 6 requests count 600 per 1m",
+        ),
+        ("ab" * 32, "cd" * 32, f"pin of get of crm digest: {'ab' * 32} -> {'cd' * 32}"),
+        ('max-ttl = "15m"', 'max-ttl = "1h"', "escalation more max-ttl: 15m -> 1h"),
+        ("\n[services.crm]", 'requires = ["tcp"]\n[services.crm]', "policy requires:  -> tcp"),
+    ],
+)
+def test_every_table_of_the_language_is_compared(old: str, new: str, said: str) -> None:
+    """In the words of the file, durations too."""
+    base = WHOLE if old in WHOLE else ""
+    assert base.count(old) == 1
+    before, after = (
+        load_policy(text.encode(), "policy.toml", enforced=LANGUAGE)
+        for text in (base, base.replace(old, new))
+    )
+    [edit] = difference(before, after, NOW).edits
+    assert f"{edit.table} {edit.setting}: {edit.before} -> {edit.after}" == said
 
 
 @given(worlds, worlds)
