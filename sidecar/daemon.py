@@ -119,7 +119,9 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
         nursery.start_soon(serve_unix, listeners.agent, agent_app(node))
         nursery.start_soon(node.peering.run, listeners.overlay, node.contacts, lifecycle.boot_id())
         renewals = Renewals(node.certificates, node.life, NextKey(paths.identity_dir), node.seams.clock)
-        for loop in (node.outbox.run, node.aftermath.run, node.watch_streams, node.keep_warm, renewals.run):
+        for part in (node.outbox, node.aftermath, node.users, renewals):
+            nursery.start_soon(part.run)
+        for loop in (node.watch_streams, node.keep_warm):
             nursery.start_soon(loop)
         _log.info("serving", node=node.name, listen=[str(one) for one in node.config.listen])
         lifecycle.set_heap_aside()

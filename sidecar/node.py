@@ -48,7 +48,7 @@ from sidecar.session.life import SessionLife, Surroundings
 from sidecar.session.refusals import RefusalRing
 from sidecar.session.sessions import Sessions
 from sidecar.session.starts import Starts
-from sidecar.session.users import uid_fault, uid_of
+from sidecar.session.users import Users
 from sidecar.snapshot import Snapshot, nodes_of
 
 
@@ -88,7 +88,8 @@ class Node:
             max_streams=min(limits.streams, room_for_streams()),
         )
         self.certificates = Certificates(credential, self.member, self.carrier, config.ca)
-        self.outbox = Outbox(self.member, self._unsaid)
+        self.users = Users(self.name, lambda: self.member.snapshot.policy)
+        self.outbox = Outbox(self.member, self._sealed, self._unsaid)
         self.aftermath = Aftermath(self.carrier.until_gone, self._give_receipts, self._drop_strangers)
         around = Surroundings(self.member, self.carrier, self.certificates, self.outbox)
         self.life = SessionLife(self.sessions, around)
@@ -144,12 +145,11 @@ class Node:
 
     def uid_of(self, agent: str) -> int | None:
         """The uid of an agent of the policy here; None when it has none."""
-        return uid_of(agent, self.member.snapshot.policy)
+        return self.users.uid_of(agent)
 
     def uid_fault(self, agent: str, uid: int) -> str:
         """Why no session of ``agent`` may start under this uid here; empty: it may."""
-        policy = self.member.snapshot.policy
-        return "" if self.config.dev or policy is None else uid_fault(agent, uid, policy, self.name)
+        return "" if self.config.dev else self.users.fault(agent, uid)
 
     def addresses_of(self, node: str) -> Iterable[Address]:
         entry = self.member.snapshot.roster.nodes.get(node)
@@ -179,8 +179,11 @@ class Node:
         self.aftermath.due(Receipted(statements, cut))
 
     def _give_receipts(self, due: Receipted) -> None:
+        self.outbox.acknowledge(due.statements, due.cut)
+
+    def _sealed(self, statements: list[Statement], cut: dict[str, int]) -> list[bytes]:
         now, epoch = self.seams.clock.wall(), self.member.bundle.epoch
-        self.outbox.put(receipts(self.credential, epoch, due.statements, due.cut, now))
+        return receipts(self.credential, epoch, statements, cut, now)
 
     async def _drop_strangers(self) -> None:
         await self.tool.drop_strangers()

@@ -72,6 +72,8 @@ def status_of(node: Node) -> dict[str, Any]:
             for entrance in node.bindings.entrances
         ],
         "sessions": len(node.sessions),
+        "missing_users": node.users.missing(),
+        "orphans": node.sessions.orphans,
         "streams": len(node.carrier.table),
         "pool": {"dialled": node.pool.dialled, "reused": node.pool.reused},
         "audit": {

@@ -52,6 +52,7 @@ def agent_app(node: Node) -> Starlette:
 
     async def start(request: Request) -> Response:
         wanted = convert(await body_of(request), StartSession, what="session start")
+        await node.users.learn()
         uid = entitled_uid(node, wanted.agent, caller_of(request))
         asker_of(node, request).require_free()
         if wanted.export and not wanted.hold:
