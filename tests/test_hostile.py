@@ -21,6 +21,7 @@ from tests.hostile import (
     knocking,
     lingering,
     mutating,
+    narrowing,
     proving,
     streaming,
 )
@@ -42,7 +43,14 @@ from tests.hostile.rogue import (
 )
 from tests.mesh import Mesh, dev_mesh, lockgate, until
 
-CASES = [*knocking.CASES, *greeting.CASES, *proving.CASES, *streaming.CASES, *gossiping.CASES]
+CASES = [
+    *knocking.CASES,
+    *greeting.CASES,
+    *proving.CASES,
+    *narrowing.CASES,
+    *streaming.CASES,
+    *gossiping.CASES,
+]
 
 
 @dataclass(frozen=True)
