@@ -101,6 +101,8 @@ class NodeConfig(Table):
     operator: AbsolutePath | None = None
     """The operator credential of commands that are given this node's directory."""
     log_level: LogLevel = "info"
+    workload_api: bool = False
+    """Whether programs get sessions over the SPIFFE Workload API, on run/workload.sock."""
     limits: NodeLimits = NodeLimits()
 
 

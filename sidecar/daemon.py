@@ -1,5 +1,6 @@
 """The node's daemon, from its files to its end: load, compose, serve, drain."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,16 +88,17 @@ async def run(paths: Paths) -> None:
     overlay = await lifecycle.listen_all(config.listen, "overlay port")
     admin = listen_unix(paths.admin_sock, ADMIN_MODE)
     agent = listen_unix(paths.agent_sock, AGENT_MODE)
+    workload = listen_unix(paths.workload_sock, AGENT_MODE) if config.workload_api else None
     audit = node.seams.audit
     async with trio.open_nursery() as nursery:
         await nursery.start(audit.run)
         audit.append(record.start(node.seams.clock.wall(), VERSION))
         try:
-            await _serve(paths, node, Listeners(overlay, admin, agent))
+            await _serve(paths, node, Listeners(overlay, admin, agent, workload))
         finally:
             # After all that writes to it, however that ended.
             await _close_log(node)
-    lifecycle.remove_sockets(paths.admin_sock, paths.agent_sock)
+    lifecycle.remove_sockets(paths.admin_sock, paths.agent_sock, paths.workload_sock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Listeners:
     overlay: list[trio.SocketListener]
     admin: trio.SocketListener
     agent: trio.SocketListener
+    workload: trio.SocketListener | None = None
 
 
 async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
@@ -117,6 +120,8 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
         await node.member.restore(lifecycle.boot_id())
         nursery.start_soon(serve_unix, listeners.admin, admin_app(node, reread))
         nursery.start_soon(serve_unix, listeners.agent, agent_app(node))
+        if listeners.workload is not None:
+            nursery.start_soon(_workload_api(), listeners.workload, node)
         nursery.start_soon(node.peering.run, listeners.overlay, node.contacts, lifecycle.boot_id())
         renewals = Renewals(node.certificates, node.life, NextKey(paths.identity_dir), node.seams.clock)
         for part in (node.outbox, node.aftermath, node.users, renewals):
@@ -129,6 +134,15 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
         await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), lambda: _drain(node)))
         await _cut_what_is_left(node)
         nursery.cancel_scope.cancel()
+
+
+def _workload_api() -> Callable[[trio.SocketListener, Node], Awaitable[None]]:
+    """Its HTTP/2 library comes with an extra, and is loaded only where it is wanted."""
+    try:
+        from sidecar.workload.api import serve_workload_api  # noqa: PLC0415 - see above
+    except ImportError:
+        raise LocalError("workload-api: needs a library; run: pip install 'lockgate[workload-api]'") from None
+    return serve_workload_api
 
 
 async def reload(paths: Paths, node: Node) -> list[str]:

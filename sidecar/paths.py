@@ -57,6 +57,11 @@ class Paths:
         return self.run / "agent.sock"
 
     @property
+    def workload_sock(self) -> Path:
+        """The SPIFFE Workload API, where it is wanted."""
+        return self.run / "workload.sock"
+
+    @property
     def admin_sock(self) -> Path:
         return self.run / "admin.sock"
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -31,6 +31,16 @@ CALLS_PER_UID = 64
 
 async def serve_unix(listener: trio.SocketListener, app: ASGIApp) -> None:
     """Serve ``app`` until cancelled, then close ``listener``."""
+
+    async def serve(stream: trio.SocketStream, caller: PeerCred, slot: Slot) -> None:
+        extra = {CALLER: caller, CONNECTION: stream.socket, STEP_ASIDE: slot.give_back}
+        await serve_connection(stream, app, extra=extra)
+
+    await serve_callers(listener, serve)
+
+
+async def serve_callers(listener: trio.SocketListener, serve: "Serve") -> None:
+    """Serve whoever connects until cancelled, so many of a user at a time; then close ``listener``."""
     refusals, live = Refusals(), Counter[int]()
 
     async def handle(stream: trio.abc.Stream) -> None:
@@ -45,10 +55,9 @@ async def serve_unix(listener: trio.SocketListener, app: ASGIApp) -> None:
             refusals.note("limit", "too many calls at once on a control socket", uid=caller.uid)
             await trio.aclose_forcefully(stream)
             return
-        slot = _Slot(live, caller.uid)
+        slot = Slot(live, caller.uid)
         try:
-            extra = {CALLER: caller, CONNECTION: stream.socket, STEP_ASIDE: slot.give_back}
-            await serve_connection(stream, app, extra=extra)
+            await serve(stream, caller, slot)
         finally:
             slot.give_back()
 
@@ -58,7 +67,7 @@ async def serve_unix(listener: trio.SocketListener, app: ASGIApp) -> None:
         )
 
 
-class _Slot:
+class Slot:
     """A uid's share of the calls at a time."""
 
     def __init__(self, live: Counter[int], uid: int) -> None:
@@ -71,6 +80,9 @@ class _Slot:
         if self._live is not None:
             self._live.subtract((self._uid,))
             self._live = None
+
+
+Serve = Callable[[trio.SocketStream, PeerCred, Slot], Awaitable[None]]
 
 
 def step_aside(request: Request) -> None:

@@ -14,6 +14,7 @@ at a time and in all (a stream opened and reset costs us more than him, CVE-2023
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Protocol
 from urllib.parse import quote
 
 import trio
@@ -62,20 +63,15 @@ class GrpcError(LockgateError):
         self.status = status
 
 
-@dataclass(eq=False, slots=True)
-class Call:
-    """One call. ``headers`` are lower-case; of a repeated one the last counts."""
+class Call(Protocol):
+    """One call."""
 
-    id: int
-    headers: Mapping[str, str]
-    connection: "_Connection"
-    received: int = 0
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    started: bool = False
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names are lower-case; of a repeated one the last counts."""
 
     async def send(self, message: bytes) -> None:
         """One message of the answer, as fast as the caller takes it."""
-        await self.connection.send(self, message)
 
 
 Method = Callable[[Call], Awaitable[None]]
@@ -92,13 +88,26 @@ async def serve_grpc(stream: trio.abc.Stream, methods: Mapping[str, Method]) -> 
             pass  # Its own fault, or it is gone.
 
 
+@dataclass(eq=False, slots=True)
+class _Call:
+    id: int
+    headers: Mapping[str, str]
+    connection: "_Connection"
+    received: int = 0
+    started: bool = False
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def send(self, message: bytes) -> None:
+        await self.connection.send(self, message)
+
+
 class _Connection:
     def __init__(self, stream: trio.abc.Stream, methods: Mapping[str, Method], calls: trio.Nursery) -> None:
         self._stream = stream
         self._methods = methods
         self._nursery = calls
         self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, _Call] = {}
         self._count = 0
         self._window = trio.lowlevel.ParkingLot()
         self._sending = trio.Lock()
@@ -127,7 +136,7 @@ class _Connection:
             await self._flush()
             data = await self._stream.receive_some(READ_BYTES)
 
-    async def send(self, call: Call, message: bytes) -> None:
+    async def send(self, call: _Call, message: bytes) -> None:
         """A message of ``call``, in pieces that fit the windows of stream and connection (RFC 9113, 5.2)."""
         if not call.started:
             call.started = True
@@ -150,7 +159,7 @@ class _Connection:
                 self._count += 1
                 if self._count > MAX_CALLS:
                     raise RemoteError(f"more than {MAX_CALLS} calls on one connection")
-                self._calls[number] = Call(number, _texts(headers or ()), self)
+                self._calls[number] = _Call(number, _texts(headers or ()), self)
             case DataReceived(stream_id=int(number), flow_controlled_length=int(length)):
                 self._h2.acknowledge_received_data(length, number)
                 self._count_bytes(number, length)
@@ -173,7 +182,7 @@ class _Connection:
             if call.received > MAX_REQUEST_BYTES:
                 raise RemoteError(f"a request of more than {MAX_REQUEST_BYTES} bytes")
 
-    async def _serve(self, call: Call) -> None:
+    async def _serve(self, call: _Call) -> None:
         with call.scope:
             try:
                 await self._method(call)(call)
@@ -184,7 +193,7 @@ class _Connection:
             self._h2.send_headers(call.id, _trailers(status, words, started=call.started), end_stream=True)
             await self._flush()
 
-    def _method(self, call: Call) -> Method:
+    def _method(self, call: _Call) -> Method:
         path = call.headers.get(":path", "")
         if call.headers.get(":method") != "POST":
             raise GrpcError(Status.UNIMPLEMENTED, "a call is a POST")
