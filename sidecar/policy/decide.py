@@ -32,7 +32,7 @@ In a segment with ``mode = "observe"`` stale, denied and no_grant do not refuse:
 Every refusal names its rule, or in the hint what is absent. Hints travel to the agent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pki.clock import Wall
@@ -43,7 +43,17 @@ from sidecar.policy.model import OperationClass, Verdict
 from sidecar.reasons import Reason
 from sidecar.snapshot import Moment, Snapshot, stands_beside
 
-__all__ = ["Decision", "Horizon", "Request", "decide", "decide_until", "next_boundary", "redecide"]
+__all__ = [
+    "Decision",
+    "Horizon",
+    "Request",
+    "decide",
+    "decide_until",
+    "judge",
+    "next_boundary",
+    "redecide",
+    "steps_of",
+]
 
 MAX_HINT_CHARS = 400
 """Fits a REFUSED frame, whatever an operator's message or another node's request says."""
@@ -128,17 +138,18 @@ def next_boundary(request: Request, snapshot: Snapshot, moment: Moment) -> Wall 
 
 def _first_allowed(cases: list[Case]) -> tuple[Decision, Case]:
     """What allows goes before what is only observed, and that before the refusal in the service's own segment."""
-    best = _judge(cases[0]), cases[0]
+    best = judge(cases[0]), cases[0]
     for case in cases[1:]:
         if best[0].allowed and best[0].would_deny is None:
             break
-        decision = _judge(case)
+        decision = judge(case)
         if decision.allowed and (decision.would_deny is None or not best[0].allowed):
             best = decision, case
     return best
 
 
-def _judge(case: Case) -> Decision:
+def judge(case: Case) -> Decision:
+    """The decision in one place alone. Never raises."""
     observed: Decision | None = None
     for step in _STEPS:
         decision = step(case)
@@ -149,6 +160,15 @@ def _judge(case: Case) -> Decision:
         observed = observed or decision
     assert observed is not None  # noqa: S101 - the last step always answers
     return _passed(observed)
+
+
+def steps_of(case: Case) -> Iterator[tuple[str, Decision | None]]:
+    """Each step of :func:`judge` by its name, with its answer, as far as anything is asked."""
+    for step in _STEPS:
+        decision = step(case)
+        yield step.__name__.strip("_"), decision
+        if decision is not None and (decision.reason not in OBSERVABLE or not case.is_observed):
+            return
 
 
 def _passed(observed: Decision) -> Decision:

@@ -87,11 +87,14 @@ def _rule(kind: str, number: int, rule: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+SPECIAL: tuple[tuple[str, Any], ...] = (("http", http_operations), ("mcp", mcp_operations))
+
+
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     """A policy of the whole language, as far as it is about requests; rules end at 3 s or 8 s."""
     parts = [HEAD]
-    for name, operations in (("http", http_operations), ("mcp", mcp_operations)):
+    for name, operations in SPECIAL:
         parts.append(SERVICE.format(name=name, segment=draw(st.sampled_from(SEGMENTS))))
         for operation in draw(st.lists(operations, max_size=2)):
             lines = "\n".join(f"{key} = {_inline(value)}" for key, value in operation.items())
