@@ -26,3 +26,7 @@ class Owners:
         if len(self._known) > self._most:
             self._known.popitem(last=False)
         return owner == session
+
+    def known(self, session: str) -> list[tuple[str, str]]:
+        """Services and ids that are ``session``'s."""
+        return [key for key, owner in self._known.items() if owner == session]

@@ -9,6 +9,7 @@ from sidecar.mcp.message import Kind, Message, Unread, read
 from sidecar.mcp.methods import METHODS
 from sidecar.mcp.refusal import Code
 from sidecar.policy.operation import McpCall
+from tests.sidecar.mcp.hostile import FAULTS
 from tests.sidecar.mcp.messages import (
     call,
     fields,
@@ -97,72 +98,6 @@ def test_only_lists_say_what_they_list() -> None:
     """The answers that are filtered are known from the request."""
     assert message(request("tools/list")).listed == "tools"
     assert message(call("a")).listed == ""
-
-
-FAULTS = [
-    (b"", Code.PARSE_ERROR, "Expecting value"),
-    (b"[]", Code.INVALID_REQUEST, "a batch"),
-    (b"[" + call("a") + b"]", Code.INVALID_REQUEST, "a batch"),
-    (b"7", Code.INVALID_REQUEST, "not a JSON-RPC 2.0"),
-    (b"{}", Code.INVALID_REQUEST, "not a JSON-RPC 2.0"),
-    (request("ping", jsonrpc="1.0"), Code.INVALID_REQUEST, "not a JSON-RPC 2.0"),
-    (request("ping", jsonrpc=2.0), Code.INVALID_REQUEST, "not a JSON-RPC 2.0"),
-    (request("ping", id=None), Code.INVALID_REQUEST, "id: not"),
-    (request("ping", id=True), Code.INVALID_REQUEST, "id: not"),
-    (request("ping", id=1.5), Code.INVALID_REQUEST, "id: not"),
-    (request("ping", id=[]), Code.INVALID_REQUEST, "id: not"),
-    (request("ping", id="x" * 257), Code.INVALID_REQUEST, "id: not"),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}', Code.INVALID_REQUEST, "params no object"),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":null}', Code.INVALID_REQUEST, "params no object"),
-    (request(7), Code.INVALID_REQUEST, "method is no string"),
-    (request(None), Code.INVALID_REQUEST, "method is no string"),
-    (request("ping", Method="tools/call"), Code.PARSE_ERROR, "case only"),
-    (request("ping", extra=1), Code.INVALID_REQUEST, "members beside"),
-    (request("ping", result={}), Code.INVALID_REQUEST, "members beside"),
-    (b'{"jsonrpc":"2.0","id":1}', Code.INVALID_REQUEST, "neither a request"),
-    (b'{"jsonrpc":"2.0","id":1,"Method":"ping"}', Code.INVALID_REQUEST, "neither a request"),
-    (b'{"jsonrpc":"2.0","result":{}}', Code.INVALID_REQUEST, "neither a request"),
-    (b'{"jsonrpc":"2.0","id":1,"result":7}', Code.INVALID_REQUEST, "neither a request"),
-    (b'{"jsonrpc":"2.0","id":1,"result":{},"error":{}}', Code.INVALID_REQUEST, "neither a request"),
-    (request("tools/delete"), Code.METHOD_NOT_FOUND, "no request"),
-    (request("tools/call "), Code.METHOD_NOT_FOUND, "no request"),
-    (request("TOOLS/CALL"), Code.METHOD_NOT_FOUND, "no request"),
-    (request("tasks/result", {"taskId": "1"}), Code.METHOD_NOT_FOUND, "no request"),
-    (request("server/discover"), Code.METHOD_NOT_FOUND, "no request"),
-    (request("sampling/createMessage"), Code.METHOD_NOT_FOUND, "no request"),
-    (request("notifications/initialized"), Code.METHOD_NOT_FOUND, "no request"),
-    (notification("tools/call"), Code.METHOD_NOT_FOUND, "no notification"),
-    (notification("notifications/tools/list_changed"), Code.METHOD_NOT_FOUND, "no notification"),
-    (request("tools/call"), Code.INVALID_PARAMS, "name is not a string"),
-    (request("tools/call", {"name": ""}), Code.INVALID_PARAMS, "name is not a string"),
-    (request("tools/call", {"name": ["a"]}), Code.INVALID_PARAMS, "name is not a string"),
-    (request("tools/call", {"name": "x" * 257}), Code.INVALID_PARAMS, "name is not a string"),
-    (request("tools/call", {"name": "a\u0000"}), Code.INVALID_PARAMS, "do not show"),
-    (request("tools/call", {"name": "a\u200b"}), Code.INVALID_PARAMS, "do not show"),
-    (request("tools/call", {"name": "a "}), Code.INVALID_PARAMS, "do not show"),
-    (request("tools/call", {"name": "a", "arguments": []}), Code.INVALID_PARAMS, "arguments is no object"),
-    (request("tools/call", {"name": "a", "arguments": "{}"}), Code.INVALID_PARAMS, "arguments is no object"),
-    (request("tools/call", {"name": "a", "Arguments": {}}), Code.INVALID_REQUEST, "in another case"),
-    (request("tools/call", {"NAME": "a"}), Code.INVALID_REQUEST, "in another case"),
-    (request("tools/call", {"name": "a", "task": {}}), Code.INVALID_PARAMS, "tasks are not supported"),
-    (request("resources/read"), Code.INVALID_PARAMS, "a URI that is no string"),
-    (request("resources/read", {"uri": "docs://a/../b"}), Code.INVALID_PARAMS, "normal form"),
-    (request("resources/read", {"uri": "docs://a/%2e%2e/b"}), Code.INVALID_PARAMS, "normal form"),
-    (request("resources/read", {"uri": "docs://a%2Fb"}), Code.INVALID_PARAMS, "normal form"),
-    (request("resources/read", {"uri": "docs://a\\b"}), Code.INVALID_PARAMS, "normal form"),
-    (request("resources/read", {"uri": "docs://a b"}), Code.INVALID_PARAMS, "normal form"),
-    (request("resources/read", {"uri": "docs://{id}"}), Code.INVALID_PARAMS, "normal form"),
-    (request("resources/read", {"uri": "DOCS://a"}), Code.INVALID_PARAMS, "normal form"),
-    (request("resources/read", {"uri": "/etc/passwd"}), Code.INVALID_PARAMS, "normal form"),
-    (request("resources/read", {"uri": "docs://" + "a" * 3_000}), Code.INVALID_PARAMS, "normal form"),
-    (request("completion/complete"), Code.INVALID_PARAMS, "ref is neither"),
-    (
-        request("completion/complete", {"ref": {"type": "ref/tool", "name": "a"}}),
-        Code.INVALID_PARAMS,
-        "ref is",
-    ),
-    (request("completion/complete", {"ref": {"type": "ref/prompt"}}), Code.INVALID_PARAMS, "name is not"),
-]
 
 
 @pytest.mark.parametrize(("data", "code", "why"), FAULTS)
