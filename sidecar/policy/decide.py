@@ -106,8 +106,8 @@ def decide_until(request: Request, snapshot: Snapshot, moment: Moment) -> tuple[
     cases = Question(request, snapshot, moment, live=False).cases()
     decision, case = _first_allowed(cases)
     ends = [at for one in cases for at in one.ends()]
-    if decision.reason is Reason.NO_GRANT and (near := hints.nearest(case)) and near.expires is not None:
-        ends.append(near.expires)  # the hint speaks of it
+    if Reason.NO_GRANT in (decision.reason, decision.would_deny) and (near := hints.nearest(case)):
+        ends += [near.expires] if near.expires is not None else []  # the hint speaks of it
     floors = [at for one in cases for at in one.floor_ends()]
     is_fresh = all(one.stale_after is None or moment.is_fresh(one.stale_after) for one in cases)
     return decision, Horizon(_first_after(moment.now, ends), _first_after(moment.floor, floors), is_fresh)

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,6 +21,8 @@ from sidecar.snapshot import (
     Snapshot,
     Target,
 )
+from tests.sidecar.policy import told
+from tests.sidecar.policy.language import Draw
 from tests.sidecar.policy.reference import AGENTS, SERVICES, World, reference, sessions, targets, worlds
 from tests.sidecar.policy.world import (
     NOW,
@@ -398,3 +401,54 @@ def test_every_request_at_any_time_has_an_answer(
         assert (decision.reason is None) is decision.allowed
         assert decision.rule or decision.hint
         assert len(decision.hint) <= MAX_HINT_CHARS
+
+
+# The whole language
+
+POLICIES = 250_000 // 10 if "LOCKGATE_LONG" in os.environ else 2_500 // 10
+REQUESTS = 4
+"""Of each policy: 10,000 in all, and a million with LOCKGATE_LONG."""
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_every_decision_is_what_the_reference_page_says(part: int) -> None:
+    """Whatever the policy, the request and the time: verdict, reason, rule, segment and class."""
+    for seed in range(part * POLICIES, (part + 1) * POLICIES):
+        draw = Draw(seed)
+        world = draw.world()
+        read = world.snapshot()
+        assert read.policy is not None
+        for _ in range(REQUESTS):
+            ask = draw.ask(world)
+            asked = ask.request(read.policy)
+            for decision, said in (
+                (decide(asked, read, ask.moment), told.expected(world, ask, live=False)),
+                (redecide(asked, read, ask.moment), told.expected(world, ask, live=True)),
+            ):
+                found = told.Expected(
+                    decision.reason,
+                    decision.would_deny,
+                    said.rule and decision.rule,
+                    decision.segment,
+                    decision.operation_class,
+                )
+                assert found == said, f"seed {seed}: {ask}"
+                assert decision.allowed is (said.reason is None)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_until_its_boundary_a_request_of_any_kind_is_judged_alike(part: int) -> None:
+    """As it is for streams: whatever the policy, nothing changes through time before next_boundary says so."""
+    for seed in range(part * 100, (part + 1) * 100):
+        draw = Draw(seed)
+        world = draw.world()
+        read = world.snapshot()
+        assert read.policy is not None
+        for _ in range(REQUESTS):
+            ask = draw.ask(world)
+            asked, moment, by = ask.request(read.policy), ask.moment, draw.seconds() * SECOND // 2
+            boundary = next_boundary(asked, read, moment)
+            before, after = (redecide(asked, read, at) for at in (moment, later(moment, by)))
+            assert boundary is None or boundary > moment.now
+            if boundary is None or moment.now + by < boundary:
+                assert replace(before, hint="") == replace(after, hint=""), f"seed {seed}: {ask}"
