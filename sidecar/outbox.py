@@ -32,8 +32,9 @@ class Outbox:
 
     def put(self, raws: list[bytes]) -> None:
         """Publish these soon."""
-        self._raws += raws
-        self._news.set()
+        if raws:
+            self._raws += raws
+            self._news.set()
 
     def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
         """Publish a receipt for these soon; one that waits already counts what was cut since."""

@@ -15,8 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from pki import keys, svid
+from pki.bundle import TrustBundle
+from pki.clock import SystemClock
+from pki.errors import RefusedError
+from pki.http.client import connect_ca
+from sidecar.config import load_node_config
 from sidecar.dev.layout import free_ports
+from sidecar.identity import Credential, load_bundle
 from sidecar.session.cgroup import SessionCgroups
 from tests.mesh import LOCKGATE, Mesh, dev_mesh, is_root, until
 
@@ -25,6 +33,13 @@ pytestmark = pytest.mark.skipif(not is_root(), reason="takes several users and c
 AGENTS = {"clerk": "nobody", "porter": "daemon", "brief": "bin", "sleepy": "games"}
 """With the users of this machine that they run as."""
 LIMITS = {"brief": 'session = { lifetime = "6s" }\n', "sleepy": 'session = { idle = "2s" }\n'}
+
+ROAMER = """
+[agents.roamer]
+nodes = ["agents-1", "tools-1"]
+uid = "sys"
+"""
+"""An agent that two nodes may run."""
 
 AGENT = """
 [agents.{name}]
@@ -69,7 +84,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
             for name, uid in AGENTS.items()
         ]
         policy = mesh.root / "sessions-policy.toml"
-        policy.write_text("".join([(mesh.root / "policy.toml").read_text(), *added]))
+        # One machine plays all nodes, so every target can be dialled around the mesh; here that is not the question.
+        sample = (mesh.root / "policy.toml").read_text().replace("target = ", "open-target = true\ntarget = ")
+        policy.write_text("".join([sample, *added, ROAMER]))
         applied = mesh.cli("policy", "apply", str(policy), "--yes", "--wait", "20s", operator="alice")
         assert applied.code == 0, applied.err
         yield mesh
@@ -339,3 +356,77 @@ def test_an_ended_session_leaves_processes_that_reach_nothing(mesh: Mesh) -> Non
         lambda: mesh.records("agents-1", kind="denied", reason="no_session", agent="clerk"),
         "its remains' refusal",
     )
+
+
+# -- What nodes may ask for
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that speaks to the CA for itself, past its daemon."""
+
+    credential: Credential
+    bundle: TrustBundle
+    ca: str
+
+    @classmethod
+    def of(cls, mesh: Mesh, name: str) -> "Node":
+        folder = mesh.member(name)
+        config = load_node_config((folder / "etc" / "node.toml").read_bytes(), name)
+        identity = folder / "lib" / "identity"
+        return cls(Credential.load(identity), load_bundle(identity), str(config.ca))
+
+    def asks(self, agent: str, session: str, renews: str = "") -> str:
+        """For a certificate of a session: why it gets none, or nothing."""
+        body = {"csr": svid.request(keys.generate()), "agent": agent, "session": session, "renews": renews}
+
+        async def ask() -> None:
+            own = self.credential
+            async with await connect_ca(self.ca, self.bundle, own.chain, own.key, SystemClock()) as client:
+                await client.request("POST", "/v1/sessions", json=body)
+
+        try:
+            trio.run(ask)
+        except RefusedError as error:
+            return str(error)
+        return ""
+
+
+def test_a_node_gets_nothing_of_another_nodes_sessions(mesh: Mesh) -> None:
+    """Not for an agent that may not run there, and where it may, not that session, nor its next certificate."""
+    rogue, session = Node.of(mesh, "tools-1"), start(mesh, "roamer")
+    assert "lets node tools-1 hold sessions of agent clerk" in rogue.asks("clerk", "a" * 26)
+    assert "belongs to another session" in rogue.asks("roamer", session["session"])
+    for serial in (session["serial"], "abc"):
+        assert "or of another node's" in rogue.asks("roamer", session["session"], serial)
+    assert mesh.cli("session", "end", session["session"]).code == 0
+
+
+def test_a_session_that_ended_is_not_renewed(mesh: Mesh) -> None:
+    """By its own node, past its daemon: the CA knows of the end."""
+    node, session = Node.of(mesh, "agents-1"), start(mesh, "roamer")
+    assert mesh.cli("session", "end", session["session"]).code == 0
+    until(
+        lambda: "revoked" in node.asks("roamer", session["session"], session["serial"]),
+        "the CA to hear of it",
+    )
+
+
+def test_a_second_renewal_with_another_key_is_an_alarm(mesh: Mesh) -> None:
+    """Somebody has a copy of the session: refused, and on record at the CA."""
+    node, session = Node.of(mesh, "agents-1"), start(mesh, "roamer")
+    assert node.asks("roamer", session["session"], session["serial"]) == ""
+    assert "renewed already, with another key" in node.asks("roamer", session["session"], session["serial"])
+    [finding] = until(lambda: mesh.records("ca", kind="finding", what="clone"), "the finding")
+    assert (finding["peer"], session["serial"] in finding["why"]) == (str(node.credential.id), True)
+    assert mesh.cli("session", "end", session["session"]).code == 0
+
+
+def start(mesh: Mesh, agent: str) -> dict[str, Any]:
+    """The record of a session's start."""
+    done = mesh.cli("session", "start", "--agent", agent, "--json")
+    assert done.code == 0, done
+    name = done.json["session"]
+    return until(
+        lambda: mesh.records("agents-1", kind="session", session=name, what="started"), "its record"
+    )[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pki.errors import LockgateError
+from pki.errors import LockgateError, RefusedError
 from sidecar.cli.child import child, why
 from sidecar.cli.client_certificate import client_certificate, write_client_certificates
 from sidecar.cli.settings import Settings, settings_options
@@ -176,6 +176,8 @@ def _finish(sock: Path, held: Held) -> None:
             click.echo(
                 "lockgate: processes of this session still run; it ends with the last of them", err=True
             )
+    except RefusedError:
+        pass  # It has ended already: revoked, or at its limit.
     except LockgateError as error:
         click.echo(f"lockgate: the session could not be ended: {error}", err=True)
     finally:

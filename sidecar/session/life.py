@@ -72,6 +72,8 @@ class SessionLife:
         self._certificates = around.certificates
         self._outbox = around.outbox
         self._holds: dict[str, Hold] = {}
+        self._to_say: list[bytes] = []
+        """Revocations that wait for the next :meth:`watch`."""
 
     async def start(self, agent: str, uid: int, wish: Wish = PLAIN) -> Session:
         """A new session of ``agent`` for ``uid``; raises what :func:`certify_session` does."""
@@ -131,6 +133,8 @@ class SessionLife:
 
     def watch(self, now: Boot) -> None:
         """End what is due. Once a second."""
+        self._outbox.put(self._to_say)
+        self._to_say = []
         wall = self._member.moment().now
         latest = self._last_bytes()
         for session in self.sessions:
@@ -167,7 +171,11 @@ class SessionLife:
         terms = Terms(self._member.bundle.epoch, now, session.identity.not_after + 5 * defaults.SKEW)
         body = Revocation(target=Target(kind="id", value=str(session.id)), message="session ended")
         credential = self._certificates.credential
-        self._outbox.put([sign("revocation", body, terms, credential.key, credential.chain).raw])
+        raw = sign("revocation", body, terms, credential.key, credential.chain).raw
+        if why.reason is None:
+            self._outbox.put([raw])
+        else:  # Peers hear the reason of the cut streams first; a revocation would take its place.
+            self._to_say.append(raw)
 
     def cut_ended(self) -> None:
         """A session whose end could not be said to others (too many were) ends here all the same."""

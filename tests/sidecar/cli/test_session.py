@@ -121,9 +121,11 @@ def test_exec_that_gets_no_session_runs_nothing(daemon: FakeDaemon, status: int)
 def test_a_session_that_cannot_be_ended_is_said(daemon: FakeDaemon) -> None:
     """The command's exit code stands."""
     daemon.says("POST /v1/sessions", **STARTED)
-    daemon.refuses(END_ALONE, "gone")
+    daemon.refuses(END_ALONE, "gone", status=503)
     done = daemon.run("session", "exec", "--agent", "researcher", "true")
     assert (done.code, done.err) == (0, "lockgate: the session could not be ended: gone\n")
+    daemon.refuses(END_ALONE, "you have no such session")  # It ended before its command did.
+    assert daemon.run("session", "exec", "--agent", "researcher", "true").err == ""
 
 
 def test_a_command_finds_its_session_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:

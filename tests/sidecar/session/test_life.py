@@ -100,6 +100,8 @@ async def test_a_session_that_nobody_uses_ends(
         clock_of(node).pass_time(59 * SECOND)
     node.life.watch(clock_of(node).boot())
     assert log.of(Kind.SESSION)[-1].fields["why"] == "idle"
+    assert await node.outbox.deliver() == 0  # Its streams say why first.
+    node.life.watch(clock_of(node).boot())
     assert await node.outbox.deliver() == 1
 
 
