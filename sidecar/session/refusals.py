@@ -79,12 +79,13 @@ class RefusalRing:
         if record.fields.get("role") not in (Role.AGENT, Role.BOTH):
             return
         known = self._kept_of(record.fields)
-        if known is not None and _refuses(record):
+        if known is not None and record.kind in _REFUSALS:
             known.newest.append(_refusal(record))
 
     def seen_by(self, viewer: Viewer, session: str = "") -> list[Refusal]:
         """What ``viewer`` may see, of ``session`` alone where one is named, newest first."""
         own = {one.session for one in self._kept.values() if one.session and one.is_for(viewer)}
+        own.update(viewer.sessions)
         found = [
             refusal
             for one in self._kept.values()
@@ -144,11 +145,7 @@ REMEDIES = {
 }
 
 _WORDS = frozenset(Reason)
-_ENDS = (Kind.DENIED, Kind.CUT, Kind.SHED)
-
-
-def _refuses(record: Record) -> bool:
-    return record.kind in _ENDS or (record.kind is Kind.REQUEST and record.fields.get("verdict") == "deny")
+_REFUSALS = (Kind.DENIED, Kind.CUT, Kind.SHED)
 
 
 def _refusal(record: Record) -> Refusal:

@@ -50,19 +50,17 @@ def test_a_refusal_is_kept_as_it_was_recorded() -> None:
     )
 
 
-def test_cuts_sheds_and_refused_requests_are_refusals_too() -> None:
+def test_cuts_and_sheds_are_refusals_too() -> None:
     """And what was let through is none."""
     of = subject()
-    allowed = record.request(Wall(5), of, Ruling(verdict="allow"))
     kept = ring(
         denied(1, of),
         record.cut(Wall(2), of, Ending(Reason.REVOKED), NOTHING),
         record.shed(Wall(3), of, Reason.LIMIT),
-        record.request(Wall(4), of, Ruling(verdict="deny", reason=Reason.DENIED)),
-        allowed,
-        record.closed(Wall(6), of, NOTHING),
+        record.opened(Wall(4), of),
+        record.closed(Wall(5), of, NOTHING),
     )
-    assert [one.reason for one in kept.seen_by(OUTSIDE)] == ["denied", "limit", "revoked", "no_grant"]
+    assert [one.reason for one in kept.seen_by(OUTSIDE)] == ["limit", "revoked", "no_grant"]
 
 
 def test_what_concerns_another_nodes_agent_is_not_kept() -> None:
@@ -92,6 +90,13 @@ def test_inside_a_session_only_it_and_its_children_are_seen() -> None:
     assert times(kept.seen_by(Viewer(UID, 11))) == [2]
     assert times(kept.seen_by(Viewer(UID, 12))) == [3]
     assert times(kept.seen_by(Viewer(UID, 13))) == []
+
+
+def test_a_session_that_asked_for_nothing_yet_sees_its_childrens() -> None:
+    """It is live, which says enough."""
+    kept = ring(denied(1, subject(CHILD, parents=(PARENT,)), cgroup=11))
+    assert times(kept.seen_by(Viewer(UID, 10))) == []
+    assert times(kept.seen_by(Viewer(UID, 10, (PARENT,)))) == [1]
 
 
 def test_a_live_session_is_seen_by_its_name() -> None:
