@@ -42,6 +42,16 @@ class WantedSession:
 
 
 @dataclass(frozen=True, slots=True)
+class _Second:
+    """A renewal of a certificate that was renewed before."""
+
+    id: SpiffeId
+    serial: str
+    key: PublicKey
+    at: Wall
+
+
+@dataclass(frozen=True, slots=True)
 class Lifetimes:
     """How long a certificate holds, from its issue, in microseconds."""
 
@@ -75,7 +85,7 @@ class Issuer:
         self.refuse_banned(holder.id, holder.lineage)
         followed = self.register.renewal_of(holder.serial)
         if followed is not None:
-            return self._again(holder.id, holder.serial, followed, key)
+            return self._again(_Second(holder.id, holder.serial, key, at), followed)
         plan = self._plan(holder.id, key, at)
         return self._issue(replace(plan, lineage=holder.lineage), "renewal", renewed=holder.serial)
 
@@ -136,7 +146,7 @@ class Issuer:
         self.refuse_banned(wanted.id, before.lineage)
         followed = self.register.renewal_of(wanted.renews)
         if followed is not None:
-            return self._again(wanted.id, wanted.renews, followed, wanted.key)
+            return self._again(_Second(wanted.id, wanted.renews, wanted.key, at), followed)
         if at >= before.not_after:
             raise RefusalError(
                 Refusal.NOT_ALLOWED, f"renewal: {wanted.id} ended with its certificate; start another"
@@ -155,12 +165,16 @@ class Issuer:
         began = self.register.began(holder.lineage)
         return Wall(0) if began is None else Wall(began + svid.BACKDATE + OPERATOR_LINE)
 
-    def _again(self, holder: SpiffeId, serial: str, followed: tuple[bytes, bytes], key: PublicKey) -> Chain:
+    def _again(self, second: "_Second", followed: tuple[bytes, bytes]) -> Chain:
         """The same answer for the same key: the first may have been lost on the way. For another key, an alarm."""
         spki, der = followed
-        if spki != spki_sha256(key):
-            what = f"renewal: certificate {serial} of {holder} was renewed already, with another key"
-            help_ = "revoke this node and re-join" if holder.kind is IdKind.NODE else "revoke this session"
+        if spki != spki_sha256(second.key):
+            self.register.note_clone(second.serial, spki_sha256(second.key), second.at)
+            what = (
+                f"renewal: certificate {second.serial} of {second.id} was renewed already, with another key"
+            )
+            is_node = second.id.kind is IdKind.NODE
+            help_ = "revoke this node and re-join" if is_node else "revoke this session"
             raise RefusalError(Refusal.CLONE, f"{what}; somebody has a copy of it: {help_}")
         return der, self.authority.issuer.certificate
 

@@ -205,6 +205,17 @@ class Register:
             row = db.execute(query, (serial,)).fetchone()
         return None if row is None else (row[0], row[1])
 
+    def note_clone(self, serial: str, spki_sha256: bytes, at: Wall) -> None:
+        """Keep that a certificate was to be renewed once more, with this other key. Again is nothing."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO clones VALUES (?, ?, ?)", (serial, spki_sha256, at))
+
+    def clones(self) -> list[tuple[str, Wall]]:
+        """The serials of certificates that somebody has a copy of, and when that showed."""
+        with self._transaction("DEFERRED") as db:
+            rows = db.execute("SELECT serial, at FROM clones ORDER BY at, serial").fetchall()
+        return [(serial, Wall(at)) for serial, at in rows]
+
     def began(self, lineage: str) -> Wall | None:
         """The notBefore of the first certificate of a line; None for a line that is not known."""
         with self._transaction("DEFERRED") as db:

@@ -70,4 +70,10 @@ _MIGRATIONS = (
             at INTEGER NOT NULL, expires INTEGER NOT NULL
         ) STRICT""",
     ),
+    (
+        # Keys that asked for a certificate's renewal after another key had it.
+        """CREATE TABLE clones (
+            serial TEXT NOT NULL, spki_sha256 BLOB NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (serial, spki_sha256)
+        ) STRICT""",
+    ),
 )

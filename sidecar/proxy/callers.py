@@ -7,20 +7,17 @@ one for the number alone, and a process of the same uid could then win a race fo
 (docs/threat-model.md). A caller that is gone is refused.
 """
 
-import errno
 import os
-import socket
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
 from pki.errors import LocalError
 from sidecar.peercred import peer_cred
+from sidecar.pidfd import peer_pidfd, pid_of
 from sidecar.proxy.attribute import ESTABLISHED, SocketOwner
 from sidecar.proxy.sockdiag import Connection, Endpoint, SockDiag
 
-SO_PEERPIDFD = 77
 MAX_PROC_BYTES = 65_536
 PROC = Path("/proc")
 
@@ -53,7 +50,7 @@ class Callers:
         if isinstance(accepted.getsockname(), tuple):
             return self._diag.caller_of(accepted)
         cred = peer_cred(accepted)
-        pidfd = _pidfd(accepted, cred.pid)
+        pidfd = peer_pidfd(accepted, cred.pid)
         if pidfd is None:
             return None
         try:
@@ -67,42 +64,14 @@ class Callers:
         """The id of a live process's cgroup: the inode of its directory. Raises ProcessLookupError for a dead one."""
         if self._cgroups is None:
             return None
-        pid = _pid(pidfd)
+        pid = pid_of(pidfd)
         path = _cgroup_path(PROC / str(pid) / "cgroup")
-        if _pid(pidfd) != pid:  # It lived all the while, so what was read was its own.
+        if pid_of(pidfd) != pid:  # It lived all the while, so what was read was its own.
             raise ProcessLookupError
         try:
             return (self._cgroups / path.lstrip("/")).stat().st_ino
         except OSError as error:
             raise LocalError(f"cgroup {path}: {error.strerror}") from None
-
-
-def _pidfd(accepted: Connection, pid: int) -> int | None:
-    """A handle on the very process at the other end; None when it is gone."""
-    try:
-        return int.from_bytes(
-            accepted.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4), sys.byteorder, signed=True
-        )
-    except OSError as error:
-        # A kernel that knows the option and gives no handle says that the process is gone. To ask for its number
-        # then would be to ask for whoever has it now.
-        if error.errno != errno.ENOPROTOOPT:
-            return None
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-    except OSError as error:
-        raise LocalError(f"pidfd of a caller: {error.strerror}") from None
-
-
-def _pid(pidfd: int) -> int:
-    """The process's number in our namespace; raises ProcessLookupError once it is dead or reaped."""
-    for line in _read(PROC / "self" / "fdinfo" / str(pidfd)).splitlines():
-        key, _, value = line.partition(":")
-        if key == "Pid" and int(value) > 0:
-            return int(value)
-    raise ProcessLookupError
 
 
 def _cgroup_path(file: Path) -> str:

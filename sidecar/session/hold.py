@@ -28,7 +28,7 @@ class Hold:
     def tell(self, news: News) -> None:
         try:
             self._send.send_nowait(news)
-        except trio.WouldBlock:
+        except (trio.WouldBlock, trio.ClosedResourceError):
             self._send.close()
 
     def close(self) -> None:

@@ -76,7 +76,12 @@ def test_a_session_is_renewed_once_from_each_certificate(ca: TinyCa, issuer: Iss
     """The same key gets the same certificate again, since an answer may be lost; another key is a clone's."""
     first, key = started(ca, issuer), new_key().public_key()
     assert renewed(issuer, first, key) == renewed(issuer, first, key)
-    assert reason_of(lambda: renewed(issuer, first)) is Refusal.CLONE
+    assert issuer.register.clones() == []
+    for _ in range(2):
+        another = new_key().public_key()
+        for _ in range(2):
+            assert reason_of(partial(renewed, issuer, first, another)) is Refusal.CLONE
+    assert issuer.register.clones() == [(first.serial, LATER)] * 2
 
 
 def test_a_session_is_renewed_by_a_certificate_of_its_own(ca: TinyCa, issuer: Issuer) -> None:

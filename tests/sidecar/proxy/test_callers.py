@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.pidfd import SO_PEERPIDFD
 from sidecar.proxy.attribute import ESTABLISHED
-from sidecar.proxy.callers import SO_PEERPIDFD, Callers, Over
+from sidecar.proxy.callers import Callers, Over
 from sidecar.proxy.sockdiag import SockDiag
 from sidecar.session.cgroup import SessionCgroups
 from tests.authority import SESSION
