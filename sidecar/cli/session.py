@@ -131,6 +131,7 @@ def table(sessions: list[dict[str, Any]]) -> str:
             f"known by {one['attribution']}",
             f"until {clock_time(one['not_after'])}",
             "exported" if one.get("exported") else "",
+            f"child of {one['parents'][-1]}" if one.get("parents") else "",
         )
         for one in sessions
     ]

@@ -97,9 +97,10 @@ def _segments(node: Node) -> dict[str, dict[str, Any]]:
 
 
 def _stream(live: Live) -> dict[str, Any]:
+    left = live.request.narrowing
     return {
         "stream": live.id,
-        "session": live.request.session.session,
+        "session": left.children[-1] if left else live.request.session.session,
         "agent": live.request.session.name,
         "service": live.request.service,
         "peer": live.peer,
