@@ -115,7 +115,7 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
     reread = partial(reload, paths, node)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.bindings.run)
-        node.sessions.sweep()
+        node.life.sweep()
         # Locks and revocations are in force before the first connection is taken.
         await node.member.restore(lifecycle.boot_id())
         nursery.start_soon(serve_unix, listeners.admin, admin_app(node, reread))

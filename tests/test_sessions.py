@@ -430,3 +430,21 @@ def start(mesh: Mesh, agent: str) -> dict[str, Any]:
     return until(
         lambda: mesh.records("agents-1", kind="session", session=name, what="started"), "its record"
     )[0]
+
+
+def test_what_a_killed_daemon_leaves_reaches_nothing_and_is_told(mesh: Mesh) -> None:
+    """Its processes live on: a crash of ours is not to end an agent's work. When they are gone, nothing is left."""
+    with run(mesh, "clerk", LOOP) as one:
+        mesh.kill("agents-1")
+        mesh.start("agents-1")
+        assert mesh.status("agents-1")["orphans"] == {one.session: 2}  # exec, and its command
+        [finding] = until(lambda: mesh.records("agents-1", kind="finding", what="orphans"), "the finding")
+        assert finding["session"] == one.session
+        assert one.asks() == "False"
+        denied = until(
+            lambda: mesh.records("agents-1", kind="denied", agent="clerk", uid=65534), "its refusal"
+        )
+        assert denied[-1]["reason"] == "no_session"
+        one.process.kill()
+        os.kill(one.pid, signal.SIGKILL)
+        until(lambda: mesh.status("agents-1")["orphans"] == {}, "nothing to be left")

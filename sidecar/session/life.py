@@ -129,6 +129,13 @@ class SessionLife:
             "not_after": session.identity.not_after,
         }
 
+    def sweep(self) -> None:
+        """As the daemon starts: what sessions of a killed one left behind. Processes are told of, not ended."""
+        self.sessions.sweep()
+        now = self._carrier.clock.wall()
+        for name, count in self.sessions.orphans.items():
+            self._carrier.audit.append(record.finding(now, "orphans", {"session": name, "processes": count}))
+
     # -- the end of a session
 
     def watch(self, now: Boot) -> None:

@@ -15,6 +15,7 @@ from sidecar.reasons import Reason
 from sidecar.session.ends import Limits
 from sidecar.session.hold import Hold
 from sidecar.session.life import Wish
+from sidecar.session.sessions import Sessions
 from tests.datapath import LogBook
 from tests.sidecar.control.world import Station
 from tests.sidecar.working import at_work, carrying, clock_of, take
@@ -213,3 +214,13 @@ async def test_a_key_that_was_not_asked_for_stays(node: Station) -> None:
     session = await node.life.start("researcher", 1001)
     with pytest.raises(LocalError, match="stays here"):
         node.life.exported(session)
+
+
+async def test_what_a_killed_daemon_left_running_is_a_finding(
+    node: Station, log: LogBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reaches nothing, and somebody should know why."""
+    monkeypatch.setattr(Sessions, "orphans", {"a" * 26: 2})
+    node.life.sweep()
+    [finding] = log.of(Kind.FINDING)
+    assert (finding.fields["session"], finding.fields["processes"]) == ("a" * 26, 2)
