@@ -30,6 +30,8 @@ from sidecar.gossip.links import Contact
 from sidecar.gossip.member import Member
 from sidecar.identity import Credential, ca_of
 from sidecar.lifecycle import room_for_streams
+from sidecar.mcp.pinfile import PinFile
+from sidecar.mcp.servers import Servers
 from sidecar.net import dial_tcp
 from sidecar.objects import Objects
 from sidecar.outbox import Outbox
@@ -62,6 +64,7 @@ class Seams:
     journal: Journal
     objects: Objects
     cgroups: SessionCgroups | None = None
+    pins: PinFile | None = None
 
 
 class Node:
@@ -86,6 +89,7 @@ class Node:
             clock=seams.clock,
             limits=Limits(limits.idle, limits.half_close_idle, limits.lifetime),
             max_streams=min(limits.streams, room_for_streams()),
+            servers=Servers(seams.pins),
         )
         self.certificates = Certificates(credential, self.member, self.carrier, config.ca)
         self.users = Users(self.name, lambda: self.member.snapshot.policy)

@@ -92,6 +92,11 @@ class Paths:
         return self.lib / "statements.db"
 
     @property
+    def pins(self) -> Path:
+        """What this node has seen of the tools of its MCP servers."""
+        return self.lib / "pins.json"
+
+    @property
     def authority_dir(self) -> Path:
         """The CA's keys."""
         return self.lib / "authority"

@@ -178,6 +178,8 @@ class Requested:
     operation_class: str = ""
     parent: str = ""
     """The traceparent that the caller continues, if it is of the session's trace."""
+    arguments: str = ""
+    """Hex SHA-256 of the canonical JSON of an MCP call's arguments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +193,8 @@ class Answered:
     bytes_out: int
     reason: Reason | None = None
     hint: str = ""
+    unasked: Facts = field(default_factory=dict)
+    """How many messages an MCP server sent of its own accord meanwhile, by method."""
 
 
 def volume(at: Wall, name: str, previous: Facts | None) -> Record:

@@ -20,7 +20,7 @@ from pki.errors import RemoteError
 from sidecar.mcp import json
 from sidecar.mcp.events import KEEP_ALIVE, Event, Reader
 from sidecar.mcp.message import widest
-from sidecar.mcp.methods import METHODS, PROMPTS_GET, RESOURCES_READ
+from sidecar.mcp.methods import METHODS, PROMPTS_GET, RESOURCES_READ, SERVER_METHODS
 from sidecar.policy.operation import TOOLS_CALL, Json, McpCall
 
 MAX_LIST_BYTES = json.ANSWER.size
@@ -30,7 +30,8 @@ MAX_TAP_BYTES = 256 * 1024
 ANY_LIST = "*"
 """Whatever an answer lists, by its shape."""
 
-INPUT_REQUIRED = "input_required"
+UNKNOWN = "unknown"
+"""A method of the server's own making: its words are not for the record."""
 _CALLS = {
     "tools": (TOOLS_CALL, "name"),
     "prompts": (PROMPTS_GET, "name"),
@@ -184,4 +185,4 @@ def _note(message: Json, watch: Watch) -> None:
     for one in chain([message], embedded):
         method = one.get("method") if isinstance(one, dict) else None
         if isinstance(method, str):
-            watch.note(method)
+            watch.note(method if method in SERVER_METHODS else UNKNOWN)

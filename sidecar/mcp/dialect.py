@@ -17,11 +17,10 @@ from sidecar.http.seams import Answer, Asked, Body, Fields, Filter, Head, Judge,
 from sidecar.mcp import headers, json, message
 from sidecar.mcp.answers import ANY_LIST, EventFilter, ListFilter, Pass, Watch
 from sidecar.mcp.message import Kind, Message, Unread
-from sidecar.mcp.methods import CLOSE, LISTEN, RESPONSE
 from sidecar.mcp.owners import Owners
 from sidecar.mcp.pins import Pins
 from sidecar.mcp.refusal import Sender, answer
-from sidecar.policy.operation import Json, McpCall
+from sidecar.policy.operation import CLOSE, LISTEN, RESPONSE, Json, McpCall
 
 GONE = 404
 """Says that a session of the server is over (2025-11-25, "Session Management")."""

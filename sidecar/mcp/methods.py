@@ -80,5 +80,21 @@ VERSIONS: dict[str, Era] = {
 }
 """By the value of MCP-Protocol-Version. The revisions with sessions differ in nothing that is read here."""
 
-LISTEN, CLOSE, RESPONSE = "GET", "DELETE", "response"
-"""What a client sends that has no method of JSON-RPC, as decisions and records call it."""
+SERVER_METHODS = frozenset(
+    {
+        "ping",
+        "roots/list",
+        "sampling/createMessage",
+        "elicitation/create",
+        "notifications/cancelled",
+        "notifications/elicitation/complete",
+        "notifications/message",
+        "notifications/progress",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+        "notifications/subscriptions/acknowledged",
+        "notifications/tools/list_changed",
+    }
+)
+"""What a server may send of its own accord, or ask for in a result."""

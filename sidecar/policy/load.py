@@ -101,6 +101,7 @@ class _Reading:
                 host=row.host or "",
                 risk=row.risk,
                 inject_header=_inject_header(row.inject),
+                endpoint=row.endpoint,
                 operations=tuple(self._operations(name, row)),
             )
             for name, row in self.tables.services.items()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pki.clock import Wall
-from sidecar.policy.operation import TOOLS_CALL, Operation
+from sidecar.policy.operation import CLOSE, LISTEN, RESPONSE, TOOLS_CALL, Operation
 from sidecar.policy.patterns import ANY, NamePattern, PathPattern, is_normal_uri, is_plain_name
 from sidecar.policy.predicates import Predicate
 
@@ -59,7 +59,11 @@ _CONVERSATION = frozenset(
         "resources/list",
         "resources/templates/list",
         "server/discover",
+        "subscriptions/listen",
         "tools/list",
+        LISTEN,
+        CLOSE,
+        RESPONSE,
     }
 )
 

@@ -128,6 +128,15 @@ class ServiceOperation:
             return meant and self.path.matches(operation.name)
         return operation.method == TOOLS_CALL and any(tool.matches(operation.name) for tool in self.tools)
 
+    def contains(self, other: "ServiceOperation") -> bool:
+        """Whether it surely matches whatever ``other`` matches."""
+        if self.path is None or other.path is None:
+            return bool(self.tools) and all(
+                any(one.contains(tool) for one in self.tools) for tool in other.tools
+            )
+        methods = ANY in self.methods or other.methods <= self.methods
+        return methods and self.path.contains(other.path)
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -149,6 +158,8 @@ class Service:
     host: str = ""
     risk: Risk | None = None
     inject_header: InjectHeader | None = None
+    endpoint: str = "/mcp"
+    """The one path of an mcp service that is reachable."""
     operations: tuple[ServiceOperation, ...] = ()
 
     @property

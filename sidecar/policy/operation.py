@@ -11,6 +11,10 @@ from typing import TypeAlias
 
 TOOLS_CALL = "tools/call"
 
+LISTEN, CLOSE, RESPONSE = "GET", "DELETE", "response"
+"""What an MCP client sends without a method of JSON-RPC: to hear what the server says of its own accord, to end its
+session there, and to answer a question of the server."""
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 

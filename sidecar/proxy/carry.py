@@ -25,6 +25,7 @@ from pki.errors import RemoteError
 from sidecar.audit import record
 from sidecar.audit.record import Ending, Record, Ruling, Traffic
 from sidecar.audit.writer import AuditUnavailableError
+from sidecar.mcp.servers import Servers
 from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request, decide
 from sidecar.policy.model import Audit, Verdict
 from sidecar.proxy.arrival import Arrival, EndedError, end_reason
@@ -102,6 +103,7 @@ class Carrier:
     """Of the live streams, by stream id."""
     quotas: Quotas = field(default_factory=Quotas)
     rooms: Rooms = field(default_factory=Rooms)
+    servers: Servers = field(default_factory=Servers)
     turnover: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     """Woken whenever a stream has left the table."""
 

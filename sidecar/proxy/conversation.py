@@ -9,6 +9,7 @@ from sidecar.http.inject import credential_of
 from sidecar.http.plain import PlainHttp
 from sidecar.http.relay import Relay, Settings
 from sidecar.http.seams import Dialect
+from sidecar.mcp.dialect import McpDialect, Server
 from sidecar.policy.decide import Decision
 from sidecar.policy.model import Binding, Policy, Protocol, Service
 from sidecar.proxy.arrival import Arrival
@@ -70,8 +71,12 @@ def hosts_of(bindings: tuple[Binding, ...], agent: str, service: Service) -> fro
     return frozenset(hosts)
 
 
-def _dialect(service: Service, judge: StreamJudge) -> Dialect:  # noqa: ARG001 - mcp's takes them
-    return PlainHttp()
+def _dialect(service: Service, judge: StreamJudge) -> Dialect:
+    if service.protocol is Protocol.HTTP:
+        return PlainHttp()
+    servers = judge.carrier.servers
+    server = Server(service.name, servers.pins, servers.owners, judge.pins, service.endpoint)
+    return McpDialect(server, judge.subject.session, judge, judge.note)
 
 
 def _settings(policy: Policy, service: Service, arrival: Arrival) -> Settings:

@@ -9,7 +9,9 @@ table. Then its record is written, durably where the segment requires that, and 
 """
 
 import secrets
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from pki.clock import SECOND, Boot
 from pki.ids import ID_BYTES, new_id
@@ -17,11 +19,12 @@ from sidecar.audit import record
 from sidecar.audit.record import Answered, Requested, Subject
 from sidecar.audit.writer import AuditUnavailableError
 from sidecar.http.seams import Admission, Call, MalformedError, Outcome
+from sidecar.mcp import json
 from sidecar.policy.asked import operation_of
 from sidecar.policy.decide import Decision, Request, decide
 from sidecar.policy.model import Audit, OperationClass, Policy, Segment, Verdict
 from sidecar.policy.model import Record as Recorded
-from sidecar.policy.operation import McpCall, Operation
+from sidecar.policy.operation import TOOLS_CALL, McpCall, Operation
 from sidecar.proxy.carry import Carrier, Sight
 from sidecar.proxy.ruling import ruling, spelled
 from sidecar.proxy.streams import Live
@@ -40,6 +43,8 @@ class _Current:
     started: Boot
     judge_by: Boot
     """When the stream itself is to be judged again."""
+    unasked: Counter[str] = field(default_factory=Counter)
+    """What an MCP server has sent of its own accord meanwhile, by method."""
 
 
 @dataclass(eq=False)
@@ -69,14 +74,21 @@ class StreamJudge:
     async def admit(self, call: Call, traceparent: bytes) -> Admission:
         sight, now = self.carrier.situation.sight(), self.carrier.clock.boot()
         asked = self._asked(call, sight)
-        decision, retry_after = self._limited(decide(asked, sight.snapshot, sight.moment), sight, now)
+        decision = self._as_pinned(decide(asked, sight.snapshot, sight.moment), call)
+        decision, retry_after = self._limited(decision, sight, now)
         trace, parent = self._trace(traceparent)
         found = sight.snapshot.policy.segments.get(decision.segment) if sight.snapshot.policy else None
         named = replace(self.subject, segment=decision.segment or self.subject.segment, trace=trace)
         wanted = decision.operation_class or OperationClass.MUTATE
         current = _Current(_new_id(), named, found, wanted, now, self.live.judge_by)
         requested = Requested(
-            request=current.id, operation=spelled(asked.operation), operation_class=wanted, parent=parent
+            request=current.id,
+            operation=spelled(asked.operation),
+            operation_class=wanted,
+            parent=parent,
+            arguments=json.digest(dict(call.arguments))
+            if isinstance(call, McpCall) and call.arguments
+            else "",
         )
         if decision.allowed:
             self._enter(asked, current)
@@ -109,8 +121,19 @@ class StreamJudge:
             bytes_out=outcome.bytes_out,
             reason=self.live.reason or outcome.reason,
             hint=outcome.hint,
+            unasked=dict(current.unasked),
         )
         self.carrier.audit.append(record.answered(self.carrier.clock.wall(), current.subject, what))
+
+    def note(self, method: str) -> None:
+        """An MCP server sent a message of its own accord. ``method`` is one of a short list."""
+        if self._current is not None:
+            self._current.unasked[method] += 1
+
+    def pins(self) -> Mapping[tuple[str, str], str]:
+        """Those of the policy in force."""
+        policy = self.carrier.situation.sight().snapshot.policy
+        return policy.pins if policy else {}
 
     # -- what is asked
 
@@ -142,6 +165,13 @@ class StreamJudge:
             return "", ""
         parent = traceparent.decode() if continues(own, traceparent) else own
         return child(own, secrets.token_bytes(SPAN_ENTROPY)), parent
+
+    def _as_pinned(self, decision: Decision, call: Call) -> Decision:
+        """The decision, or a refusal of a tool that is not the one that was granted any more."""
+        if not decision.allowed or not isinstance(call, McpCall) or call.method != TOOLS_CALL:
+            return decision
+        fault = self.carrier.servers.pins.fault(self.live.request.service, call.name, self.pins())
+        return _refusal(decision, Reason.TOOL_DRIFT, fault) if fault else decision
 
     # -- limits
 

@@ -37,6 +37,7 @@ _UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": KIB * MIB, "TiB": MIB * MIB}
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}|\*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_ENDPOINT = re.compile(r"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}/?){0,8}")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -162,6 +163,7 @@ Host = Annotated[str, _shaped(_HOST, "a host name in lower case, perhaps with :p
 Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=str)]
 Method = Annotated[str, _shaped(_METHOD, 'an HTTP method such as "GET", or "*"')]
 HeaderName = Annotated[str, _shaped(_TOKEN, "the name of a header (RFC 9110, section 5.1)")]
+Endpoint = Annotated[str, _shaped(_ENDPOINT, 'a path such as "/mcp", without anything to encode')]
 Digest = Annotated[str, _shaped(_DIGEST, "a SHA-256: 64 of 0-9, a-f")]
 
 Path = Annotated[PathPattern, _parsed(PathPattern.parse)]

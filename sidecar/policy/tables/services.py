@@ -9,6 +9,7 @@ from sidecar.policy.model import OperationClass, Protocol, Risk
 from sidecar.policy.tables.defined import defined, needs
 from sidecar.policy.tables.fields import (
     Credential,
+    Endpoint,
     File,
     HeaderName,
     Host,
@@ -104,6 +105,7 @@ class ServiceTable(Table):
         default=Protocol.TCP, description="tcp: whole streams are decided; http, mcp: each request"
     )
     host: Host | None = Field(default=None, description="the Host that requests name, if not the binding's")
+    endpoint: Endpoint = Field(default="/mcp", description="the one path of an mcp service that is reachable")
     risk: Annotated[Risk, NotStrict] | None = Field(default=None, description="what operators think of it")
     blast_radius: Names = Field(default=(), description="what is at stake, in your own words")
     open_target: bool = Field(
@@ -149,6 +151,13 @@ class ServiceTable(Table):
         if info.data.get("protocol") is Protocol.TCP:
             raise fault("nothing reads a host in a tcp stream", "it goes with http and mcp")
         return host
+
+    @field_validator("endpoint")
+    @classmethod
+    def _has_an_endpoint(cls, endpoint: str, info: ValidationInfo) -> str:
+        if info.data.get("protocol") is not Protocol.MCP:
+            raise fault("only mcp services have an endpoint", "paths of http are for grants")
+        return endpoint
 
     @field_validator("operations")
     @classmethod

@@ -19,12 +19,11 @@ from sidecar.http.ends import AgentEnd, ToolEnd
 from sidecar.http.relay import Relay, Settings
 from sidecar.http.seams import Admission, Call
 from sidecar.mcp.dialect import McpDialect, Server
-from sidecar.mcp.methods import LISTEN
 from sidecar.mcp.owners import Owners
 from sidecar.mcp.pins import Pins
 from sidecar.policy.decide import Decision
 from sidecar.policy.model import Verdict
-from sidecar.policy.operation import McpCall
+from sidecar.policy.operation import LISTEN, McpCall
 from sidecar.proxy.splice import Broken, Gate
 from sidecar.reasons import Reason
 from tests.sidecar.http.world import IDENTITY, FakeJudge
