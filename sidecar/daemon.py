@@ -20,6 +20,7 @@ from sidecar.control.unix import serve_unix
 from sidecar.disk import RealDisk
 from sidecar.gossip.journal import Journal
 from sidecar.identity import Credential, NextKey, load_bundle
+from sidecar.mcp.pinfile import PinFile
 from sidecar.net import listen_unix
 from sidecar.node import Node, Seams
 from sidecar.objects import Objects
@@ -65,6 +66,7 @@ def compose(paths: Paths, config: NodeConfig) -> Node:
         journal=Journal(paths.statements),
         objects=Objects(paths.objects),
         cgroups=cgroups,
+        pins=PinFile(RealDisk(), paths.pins),
     )
     return Node(config, Credential.load(paths.identity_dir), load_bundle(paths.identity_dir), seams)
 
@@ -124,7 +126,7 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
             nursery.start_soon(_workload_api(), listeners.workload, node)
         nursery.start_soon(node.peering.run, listeners.overlay, node.contacts, lifecycle.boot_id())
         renewals = Renewals(node.certificates, node.life, NextKey(paths.identity_dir), node.seams.clock)
-        for part in (node.outbox, node.aftermath, node.users, renewals):
+        for part in (node.outbox, node.aftermath, node.users, node.carrier.servers, renewals):
             nursery.start_soon(part.run)
         for loop in (node.watch_streams, node.keep_warm):
             nursery.start_soon(loop)
