@@ -1,13 +1,21 @@
 """Short-lived credentials: streams live on over renewals, and end without them."""
 
+import json
+import os
+import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from tests.clients import ask, connect
-from tests.mesh import Mesh, dev_mesh, until
+from tests.mesh import LOCKGATE, Mesh, dev_mesh, until
 
 LIFETIME_SECONDS = 5
 OPERATOR_SECONDS = 10
@@ -68,6 +76,34 @@ def test_no_stream_is_cut_while_certificates_are_renewed_under_it(mesh: Mesh) ->
         until(renewed, f"{RENEWALS} renewals of every certificate")
         assert passes(stream)
     assert mesh.records("agents-1", kind="cut") == mesh.records("tools-1", kind="cut") == []
+
+
+def test_exported_files_are_replaced_at_each_renewal(mesh: Mesh, tmp_path: Path) -> None:
+    """Whoever reads them always finds a certificate and its own key, and before the one before has ended."""
+    folder = tmp_path / "export"
+    command = [*LOCKGATE, "--dir", str(mesh.member("agents-1")), "session", "start", "--agent", "researcher"]
+    with subprocess.Popen(
+        [*command, "--export", str(folder), "--json"], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        uid = json.loads(holder.stdout.readline())["uid"]
+        seen = set()
+
+        def replaced() -> bool:
+            inside = folder / os.readlink(folder / "..data")  # One version, whatever is switched meanwhile.
+            with suppress(FileNotFoundError):
+                [leaf, *_] = x509.load_pem_x509_certificates((inside / "svid.pem").read_bytes())
+                key = serialization.load_pem_private_key((inside / "svid_key.pem").read_bytes(), None)
+                assert leaf.public_key() == key.public_key()
+                assert leaf.not_valid_after_utc.timestamp() > time.time()
+                seen.add(leaf.serial_number)
+            return len(seen) > RENEWALS
+
+        until(replaced, f"{RENEWALS} renewals")
+        assert folder.stat().st_uid == uid
+        holder.send_signal(signal.SIGINT)
+        assert holder.wait() == 0
+    assert not folder.exists()
 
 
 def test_without_renewal_a_stream_ends_as_expired(mesh: Mesh) -> None:
