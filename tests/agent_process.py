@@ -52,6 +52,17 @@ def connect(name: str, address: str) -> str:
     return use(name)
 
 
+def http_ask(host: str, port: int, method: str, path: str) -> tuple[int, str]:
+    """One request to a service; status and body."""
+    service = http.client.HTTPConnection(host, port, timeout=60)
+    try:
+        service.request(method, path, b"text" if method == "POST" else None)
+        answer = service.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        service.close()
+
+
 def less(name: str, body: object) -> Any:
     """Start another of these as a child; what it says that it is."""
 
@@ -88,7 +99,7 @@ def leave(name: str) -> int:
 
 
 def main() -> None:
-    known = {function.__name__: function for function in (ask, use, connect, less, tell, leave)}
+    known = {function.__name__: function for function in (ask, use, connect, http_ask, less, tell, leave)}
     for line in sys.stdin:
         name, *words = json.loads(line)
         print(json.dumps(known[name](*words)), flush=True)  # noqa: T201 - its answer

@@ -34,6 +34,12 @@ nodes = ["tools-1"]
 target = "{target}"
 protocol = "tcp"
 
+[services.pages]
+segment = "retrieval"
+nodes = ["tools-1"]
+target = "{wiki}"
+protocol = "http"
+
 [agents.helper]
 nodes = ["agents-1"]
 uid = "nobody"
@@ -48,12 +54,17 @@ agent = "helper"
 service = "second"
 listen = {second}
 
+[[bindings]]
+agent = "helper"
+service = "pages"
+listen = {pages}
+
 [[grants]]
-id = "helper-to-both"
+id = "helper-to-all"
 agents = ["helper"]
-services = ["echo", "second"]
+services = ["echo", "second", "pages"]
 """
-"""Two services of one tool that echoes."""
+"""Two services of one tool that echoes, and one whose requests can be told apart."""
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +73,12 @@ def mesh() -> Iterator[Mesh]:
     with TemporaryDirectory() as folder, dev_mesh(Path(folder) / "D") as mesh:
         for path in (Path(folder), mesh.root, mesh.member("agents-1")):
             path.chmod(0o755)
-        echo, second = free_ports(2)
+        echo, second, pages = free_ports(3)
         text = (mesh.root / "policy.toml").read_text()
-        target = tomli.loads(text)["services"]["echo"]["target"]
+        services = tomli.loads(text)["services"]
+        target, wiki = services["echo"]["target"], services["wiki"]["target"]
         policy = mesh.root / "children-policy.toml"
-        added = POLICY.format(echo=echo, second=second, target=target)
+        added = POLICY.format(echo=echo, second=second, pages=pages, target=target, wiki=wiki)
         policy.write_text(text + added)
         applied = mesh.cli("policy", "apply", str(policy), "--yes", "--wait", "20s", operator="alice")
         assert applied.code == 0, applied.err
@@ -164,6 +176,20 @@ def test_a_child_reaches_what_it_was_left_and_nothing_else(mesh: Mesh, agent: Ag
         assert one["facts"]["narrowing"]["services"] == ["echo"]
     refused = recorded(mesh, "agents-1", kind="denied", session=me["session"])
     assert (refused["service"], refused["reason"]) == ("second", "narrowed")
+
+
+def test_a_child_is_left_some_operations_of_an_http_service(mesh: Mesh, agent: Agent) -> None:
+    """Each request is judged: what is left passes, and what is not is a 403 that says why."""
+    host, _, port = agent.me["services"]["pages"].rpartition(":")
+    child = agent.child("less", services=["pages"], operations=["GET /api/**"])
+    status, body = child.does("http_ask", host, int(port), "GET", "/api/pages")
+    assert status == 200, body
+    status, body = child.does("http_ask", host, int(port), "POST", "/api/pages/mine")
+    assert (status, json.loads(body)["reason"]) == (403, "narrowed")
+    refused = recorded(mesh, "tools-1", kind="denied", session=child.name)
+    assert (refused["reason"], refused["parents"]) == ("narrowed", [agent.name])
+    status, _ = agent.does("http_ask", host, int(port), "POST", "/api/pages/mine")
+    assert status < 300
 
 
 def test_a_refused_child_learns_why(agent: Agent) -> None:
