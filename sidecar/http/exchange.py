@@ -69,7 +69,7 @@ class Exchange:
     _failure: Broken | ToolFailedError | None = field(default=None)
 
     async def carry(self) -> None:
-        """To the response's end; raises ToolFailedError, Broken."""
+        """To the response's end; raises ToolFailedError, Broken, and MalformedError before anything was forwarded."""
         await self._send_head()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_upload, nursery.cancel_scope)
@@ -92,7 +92,7 @@ class Exchange:
         elif self.agent.messages.is_complete:
             pieces.append(self.tool.messages.write(h11.EndOfMessage()))
         else:
-            pieces += self._upload_now()
+            pieces += self._passed_on(*self.agent.parts_now())  # What came with the head leaves with it.
         try:
             await self.tool.send(b"".join(pieces))
         except Broken:
@@ -118,13 +118,6 @@ class Exchange:
         while self.asked.body is None and not self.agent.messages.is_complete:
             found, ended = await self.agent.parts()
             await self.tool.send(b"".join(self._passed_on(found, ended=ended)))
-
-    def _upload_now(self) -> list[bytes]:
-        """What of the body came together with the head leaves with it."""
-        try:
-            return self._passed_on(*self.agent.parts_now())
-        except MalformedError as error:
-            raise Broken(near=True, cause=error) from None
 
     def _upload_whole(self, body: bytes) -> list[bytes]:
         self.tally.bytes_in += len(body)

@@ -146,6 +146,8 @@ class Relay:
                 await self.tool.drop()
                 if not (is_tired and head.method in REPEATABLE and not tally.bytes_in):
                     return Refusal(admission.request, Reason.TARGET_UNREACHABLE, hint=error.hint)
+            except MalformedError as why:
+                return Refusal(admission.request, Reason.BAD_REQUEST, hint=why.hint, status=why.status)
             except EndedError as ended:
                 reason = ended.reason or Reason.TARGET_UNREACHABLE
                 return Refusal(admission.request, reason, ended.rule, ended.hint)

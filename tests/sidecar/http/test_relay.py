@@ -1,9 +1,15 @@
 import json
+from contextlib import suppress
+from dataclasses import dataclass
 
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sidecar.http.relay import Settings
+from sidecar.policy.operation import HttpCall
+from sidecar.reasons import Reason
 from tests.sidecar.http.world import HOST, IDENTITY, REQUEST_ID, TRACEPARENT, Tool, relay, says
 
 GET = b"GET /api/pages HTTP/1.1\r\nHost: 127.0.0.1:15001\r\n\r\n"
@@ -387,3 +393,145 @@ async def test_a_stalled_head_is_given_up(autojump_clock: object) -> None:
         assert answer.startswith(b"HTTP/1.1 408")
         [why] = world.judge.rejected
         assert why.status == 408
+
+
+# -- Any bytes: refused, or the tool receives exactly what was decided on
+
+LINES = [
+    b"Host: 127.0.0.1:15001",
+    b"Host: evil.example",
+    b"Content-Length: 5",
+    b"Content-Length: 0",
+    b"Content-Length: 40",
+    b"content-length : 5",
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: gzip, chunked",
+    b" Transfer-Encoding: chunked",
+    b"X: y\nTransfer-Encoding: chunked",
+    b"X: y\rContent-Length: 3",
+    b"Content_Length: 3",
+    b"Transfer_Encoding: chunked",
+    b"Connection: close",
+    b"Connection: Content-Length, Host",
+    b"Connection: upgrade",
+    b"Upgrade: websocket",
+    b"Expect: 100-continue",
+    b"Lockgate-Agent: root",
+    b"X-Original-URL: /no",
+    b"Cookie: a=b",
+]
+PLAIN = [b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Cookie: a=b", b"Lockgate-Agent: root"]
+TARGETS = [b"/a", b"/no", b"/%6eo", b"/a/../no", b"/a%2f..%2fno", b"//no", b"/a?b;c", b"http://h/a", b"*"]
+BODIES = [b"", b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"0\r\n\r\n", b"5;a=\nb\r\nhello\r\n0\r\n\r\n", GET, NO]
+
+pieces = st.builds(
+    lambda method, target, lines, end, body: b"".join(
+        [method, b" ", target, b" HTTP/1.1\r\n", *(line + b"\r\n" for line in lines), end, body]
+    ),
+    st.sampled_from([b"GET", b"POST", b"POST", b"HEAD", b"DELETE", b"get"]),
+    st.just(b"/a") | st.sampled_from(TARGETS) | st.binary(max_size=6).map(lambda rest: b"/" + rest),
+    (st.lists(st.sampled_from(PLAIN), max_size=2) | st.lists(st.sampled_from(LINES), max_size=3)).map(
+        lambda lines: [LINES[0], *lines]
+    ),
+    st.just(b"\r\n") | st.sampled_from([b"\r\n", b"\n", b""]),
+    st.sampled_from(BODIES),
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """Requests after each other, and a few bytes of them changed, gone or repeated."""
+    data = bytearray(b"".join(draw(st.lists(pieces, min_size=1, max_size=3))))
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+        at = draw(st.integers(0, len(data) - 1))
+        match draw(st.sampled_from(["change", "drop", "repeat"])):
+            case "change":
+                data[at] = draw(st.sampled_from(b"\x00\t\n\r :%/.;,+0a\x7f\xe9"))
+            case "drop" if len(data) > 1:
+                del data[at]
+            case _:
+                data[at:at] = data[max(0, at - 8) : at]
+    return bytes(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(mutated())
+def test_any_bytes_are_refused_or_the_tool_receives_what_was_decided_on(data: bytes) -> None:
+    """Whoever reads what the tool received, however leniently, reads exactly the calls that were allowed."""
+    decided, heard = trio.run(relayed, data)
+    for reader in (Reader(), Reader(takes_lf=True), Reader(length_first=True), Reader(unfolds=True)):
+        assert reader.read(heard) == decided, reader
+
+
+async def relayed(data: bytes) -> tuple[list[tuple[str, str]], bytes]:
+    """The allowed calls, and what the tool received, after an agent that sends ``data`` and listens to the end."""
+
+    async def listens(tool: Tool) -> None:
+        """Answers whatever it hears, without reading it."""
+        while got := await tool.stream.receive_some(65_536):
+            tool.heard += got
+            await trio.testing.wait_all_tasks_blocked()
+            await tool.say(OK)
+
+    async with relay(listens) as world:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.everything)
+            with suppress(trio.BrokenResourceError):
+                await world.agent.send_all(data)
+                await world.agent.send_eof()
+            await world.done.wait()
+            nursery.cancel_scope.cancel()
+        calls = [call for call in world.judge.calls if isinstance(call, HttpCall)]
+        admitted = [call for call in calls if world.judge.decide(call).allowed]
+        ended = zip(admitted, world.judge.outcomes, strict=True)
+        allowed = [call for call, outcome in ended if outcome.reason is not Reason.BAD_REQUEST]
+        heard = b"\n--\n".join(bytes(tool.heard) for tool in world.tools)
+        return [("GET" if call.method == "WEBSOCKET" else call.method, call.path) for call in allowed], heard
+
+
+@dataclass
+class Reader:
+    """A server's reading of bytes, wrong in one way or another, as servers have been."""
+
+    takes_lf: bool = False
+    length_first: bool = False
+    unfolds: bool = False
+
+    def read(self, heard: bytes) -> list[tuple[str, str]]:
+        """Method and path of each request, one connection after the other."""
+        found = []
+        for data in heard.split(b"\n--\n"):
+            rest = data
+            while rest:
+                one, rest = self._request(rest)
+                found += one
+        return found
+
+    def _request(self, data: bytes) -> tuple[list[tuple[str, str]], bytes]:
+        head, _, rest = data.partition(b"\r\n\r\n")
+        if self.takes_lf:
+            head = head.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        if self.unfolds:
+            head = head.replace(b"\r\n ", b" ").replace(b"\r\n\t", b" ")
+        first, *lines = head.split(b"\r\n")
+        method, target, _ = first.split(b" ")
+        fields = {
+            name.strip().lower(): value.strip() for name, _, value in (x.partition(b":") for x in lines)
+        }
+        assert fields[b"host"] == HOST.encode()
+        assert fields[b"lockgate-agent"] == b"researcher"
+        one = [(method.decode(), target.decode().partition("?")[0])]
+        length, chunked = fields.get(b"content-length"), b"transfer-encoding" in fields
+        if b"upgrade" in fields:
+            return one, b""
+        if chunked and not (self.length_first and length):
+            return one, self._after_chunks(rest)
+        return one, rest[int(length or b"0") :]
+
+    def _after_chunks(self, data: bytes) -> bytes:
+        size = -1
+        while size and data:
+            line, _, data = data.partition(b"\r\n")
+            size = int(line, 16)
+            data = data[size + 2 :]
+        return data
