@@ -9,6 +9,7 @@ from pki.errors import ConfigError, LockgateError
 from sidecar.cli import policy_texts
 from sidecar.cli.operator import acting
 from sidecar.cli.policy_apply import apply, approve, large_option, rollback
+from sidecar.cli.policy_explain import explain
 from sidecar.cli.policy_words import difference_rows, difference_text, table
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import clock_time
@@ -160,5 +161,5 @@ def _row(severity: str, where: str, what: str, hint: str) -> dict[str, Any]:
     return {"severity": str(severity), "where": where, "what": what, "hint": hint}
 
 
-for _verb in (apply, approve, rollback):
+for _verb in (apply, approve, explain, rollback):
     policy.add_command(_verb)

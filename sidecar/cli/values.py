@@ -1,7 +1,7 @@
 """How values are written on the command line: durations, addresses, ids, wall time."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -50,8 +50,20 @@ def _checked(is_good: Callable[[str], bool], what: str) -> Callable[[str], str]:
     return parse
 
 
+def _time(text: str) -> int:
+    """Wall time in microseconds; a date is its first instant, and what has no offset is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise LocalError("not a time such as 2027-01-31 or 2027-01-31T12:00:00Z") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
 DURATION = Parsed("duration", parse_duration)
 """Integer microseconds."""
+TIME = Parsed("time", _time)
+"""Wall time, integer microseconds."""
 ADDRESS = Parsed("host:port", Address.parse)
 NAME = Parsed("name", _checked(is_name, "a name of a-z, 0-9 and inner hyphens"))
 TRUST_DOMAIN = Parsed("trust-domain", _checked(is_trust_domain, "a trust domain such as mesh.example.org"))

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from pki.errors import LocalError, RefusedError
 from sidecar.control.unix import answer
+from sidecar.gossip.editions import canary_of
 from sidecar.gossip.member import Member
 from sidecar.objects import Objects
 from sidecar.peering import Peering
@@ -29,7 +30,11 @@ def status_of(member: Member, peering: Peering) -> dict[str, Any]:
         "wall": moment.wall,
         "floor": moment.floor,
         "policy": {"sequence": loaded.sequence, "digest": loaded.digest, "fault": loaded.fault},
+        "canary": _canary(member),
         "nodes": sorted(snapshot.roster.nodes),
+        "labels": {
+            name: sorted(node.labels) for name, node in sorted(snapshot.roster.nodes.items()) if node.labels
+        },
         "operators": {name: sorted(one.roles) for name, one in sorted(snapshot.roster.operators.items())},
         "refused": dict(peering.refusals.counts),
         "statements": len(member.store),
@@ -50,6 +55,14 @@ def status_of(member: Member, peering: Peering) -> dict[str, Any]:
             for one in snapshot.restrictions.revocations
         ],
     }
+
+
+def _canary(member: Member) -> dict[str, Any] | None:
+    """The canary that runs on some nodes, here or elsewhere."""
+    canary = canary_of(member.store)
+    if canary is None:
+        return None
+    return {"sequence": canary.sequence, "digest": canary.digest, "nodes": list(canary.nodes)}
 
 
 def policy_route(member: Member, objects: Objects) -> Route:

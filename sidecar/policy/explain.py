@@ -27,7 +27,7 @@ MAX_RULES = 200
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. ``answer`` is ok, deny, allow, or observed: it would deny, and does not in this segment."""
+    """One step. ``answer`` is ok, deny, allow, no (it allows nothing), or observed: it would deny, and does not here."""
 
     name: str
     answer: str
@@ -107,7 +107,8 @@ def _nearness(one: Candidate) -> tuple[bool, bool, int, bool, int]:
 
 def _step(case: Case, name: str, decision: Decision | None) -> Step:
     if decision is None:
-        return Step(_NAMES.get(name, name), "ok", _PASSED[name](case))
+        answer = "no" if name in ("granted", "leased") else "ok"
+        return Step(_NAMES.get(name, name), answer, _PASSED[name](case))
     if decision.allowed:
         kind = "lease" if name == "leased" else "grant"
         return Step(_NAMES.get(name, name), "allow", f"{kind} {decision.rule}", decision.rule, decision.line)
