@@ -103,6 +103,7 @@ def measure(field: Field, rounds: int, effort: Effort) -> Results:
                 take(results, case, pair, effort)
             if case in cases.DURABLE_CASES:
                 take(results, case, field.lockgate.durable, effort)
+        results.add(field.lockgate.pair.name, cases.session_start(field.lockgate, effort))
         numbers, session = cases.revocation(field.lockgate, session, effort)
         results.add(field.lockgate.pair.name, numbers)
     return results

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sidecar.control.client import call
 from tests.bench import load, usage
-from tests.bench.lockgate import Lockgate, new_session
+from tests.bench.lockgate import AGENT, Lockgate, new_session
 from tests.bench.pairs import Pair
 from tests.mesh import LOCKGATE
 
@@ -23,9 +24,10 @@ class Effort:
     trips: int = 2_000
     idle: int = 500
     revoked: int = 100
+    sessions: int = 20
 
 
-QUICK = Effort(seconds=0.5, opens=50, trips=300, idle=100, revoked=20)
+QUICK = Effort(seconds=0.5, opens=50, trips=300, idle=100, revoked=20, sessions=4)
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,26 @@ def idle_memory(pair: Pair, effort: Effort) -> Numbers:
     with load.idle_streams(pair.port, effort.idle):
         usage.wait_until_quiet(pair.pids)
         return {"idle": (usage.memory_kib(pair.pids) - before) / effort.idle}
+
+
+def session_start(lockgate: Lockgate, effort: Effort) -> Numbers:
+    """Milliseconds of a session's start: a key, a certificate from the CA, the record; by its API, and by exec.
+
+    Medians. The second is the whole life of `session exec true`: the command line, a cgroup, the end.
+    """
+    sock = lockgate.mesh.member("agents-1") / "run" / "agent.sock"
+    exec_true = [*LOCKGATE, "--dir", str(sock.parents[1]), "session", "exec", "--agent", AGENT, "--", "true"]
+    started, ran = [], []
+    for _ in range(effort.sessions):
+        before = time.perf_counter()
+        answer = call(sock, "POST", "/v1/sessions", {"agent": AGENT})
+        started.append(time.perf_counter() - before)
+        call(sock, "DELETE", f"/v1/sessions/{answer['session']}")
+    for _ in range(max(1, effort.sessions // 4)):
+        before = time.perf_counter()
+        subprocess.run(exec_true, check=True)
+        ran.append(time.perf_counter() - before)
+    return {"session-start": statistics.median(started) * 1e3, "session-exec": statistics.median(ran) * 1e3}
 
 
 def revocation(lockgate: Lockgate, session: str, effort: Effort) -> tuple[Numbers, str]:

@@ -36,7 +36,7 @@ def render(results: Results, pairs: Sequence[str], facts: dict[str, str]) -> str
             f"Medians as multiples of those of {base}; **bold** is better than it:",
             _ratios(results, pairs, base),
         ]
-    parts.append(_revocation(results))
+    parts += [_revocation(results), _session_start(results)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -98,6 +98,18 @@ def _revocation(results: Results) -> str:
         ["from its statement signed, ms", _cell(signed, milliseconds)],
     ]
     return _markdown(["`revoke session:…` on the tools' node to the last dead stream", "lockgate"], rows)
+
+
+def _session_start(results: Results) -> str:
+    asked, ran = (results.of(key, "lockgate") for key in ("session-start", "session-exec"))
+    if not asked:
+        return ""
+    milliseconds = Metric("", "", 1)
+    rows = [
+        ["its start, from asking to the answer, ms", _cell(asked, milliseconds)],
+        ["all of `session exec true`, ms", _cell(ran, milliseconds)],
+    ]
+    return _markdown(["a session", "lockgate"], rows)
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:

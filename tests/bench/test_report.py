@@ -21,6 +21,16 @@ def test_a_cell_holds_the_median_and_the_spread() -> None:
     assert "- kernel: Linux" in page
 
 
+def test_the_start_of_a_session_stands_alone() -> None:
+    """No peer has any such thing."""
+    found = results()
+    found.add("lockgate", {"session-start": 12.34, "session-exec": 345.0})
+    page = render(found, ["lockgate", "nginx"], {})
+    assert "| its start, from asking to the answer, ms | 12.3 |" in page
+    assert "| all of `session exec true`, ms | 345.0 |" in page
+    assert "`session exec true`" not in render(results(), ["lockgate"], {})
+
+
 def test_what_is_better_depends_on_the_metric() -> None:
     """More opens are better, a longer round trip is not."""
     page = render(results(), ["lockgate", "nginx"], {})
