@@ -3,16 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 
 from pki.clock import Wall
 from pki.errors import Fault
 from pki.ids import ID_BYTES, new_id
 from pki.spiffe import SpiffeId
+from sidecar.policy.asked import operation_of
 from sidecar.policy.decide import Request, decide
-from sidecar.policy.model import Agent, Policy, Service
-from sidecar.policy.needless import cover_of, why_never
+from sidecar.policy.features import Feature
+from sidecar.policy.model import Agent, Callers, Expectation, Mode, Policy, Protocol, Service, Verdict, Window
+from sidecar.policy.needless import cover_of, hidden_operations, why_never, why_never_asked
+from sidecar.policy.operation import TOOLS_CALL, HttpCall, Operation
 from sidecar.policy.target import UnixTarget
-from sidecar.snapshot import Moment, NodeMember, Restrictions, Roster, Snapshot
+from sidecar.snapshot import Moment, NodeMember, Restrictions, Roster, Snapshot, nodes_of
 from sidecar.toml import did_you_mean
 
 ROOT_USERS = (0, "root")
@@ -46,9 +50,14 @@ def check(
     """Every finding, by line. Without a roster it is an offline check; without ``now`` (wall, us) nothing expired."""
     found = [
         *_nodes(policy, roster),
+        *_features(policy, roster),
         *([] if dev else _users(policy)),
-        *_open_targets(policy),
+        *_open_targets(policy, roster),
         *_rules(policy, now),
+        *_operations(policy),
+        *_escalations(policy),
+        *_pins(policy),
+        *_quotas(policy),
         *_empty_segments(policy),
         *_tests(policy, now),
     ]
@@ -74,6 +83,21 @@ def _nodes(policy: Policy, roster: Roster | None) -> Iterator[Finding]:
         for node in sorted(entry.nodes - roster.nodes.keys()):
             hint = did_you_mean(node, roster.nodes) or "join it first"
             yield _error(entry.line, f"{kind} {entry.name}: there is no node {node} in the roster", hint)
+    for service in policy.services.values():
+        if service.labels and not nodes_of(service, roster):
+            what = f"service {service.name}: no node of the roster has the labels {' '.join(sorted(service.labels))}"
+            yield _error(service.line, what, "label one, or name its nodes")
+
+
+def _features(policy: Policy, roster: Roster | None) -> Iterator[Finding]:
+    """A node refuses a policy whose features it does not know, and everything from then on."""
+    if roster is None:
+        return
+    for feature in sorted(features_of(policy) - policy.requires):
+        lacking = [name for name, node in sorted(roster.nodes.items()) if feature not in node.features]
+        if lacking:
+            what = f"uses {feature}, which {len(lacking)} of {len(roster.nodes)} nodes do not know, {lacking[0]} for one"
+            yield _warning(0, what, f'requires = ["{feature}"] keeps it from being applied too early')
 
 
 def _placed(policy: Policy) -> tuple[Agent | Service, ...]:
@@ -99,12 +123,13 @@ def _users(policy: Policy) -> Iterator[Finding]:
                 yield _error(agent.line, what, "they could not be told apart: give each its own user")
 
 
-def _open_targets(policy: Policy) -> Iterator[Finding]:
+def _open_targets(policy: Policy, roster: Roster | None) -> Iterator[Finding]:
     """An agent beside the tool would dial it directly, past every rule."""
     agents = {node for agent in policy.agents.values() for node in agent.nodes}
     for service in policy.services.values():
         is_guarded = isinstance(service.target, UnixTarget)  # by the modes of its file
-        if not is_guarded and not service.open_target and (shared := sorted(service.nodes & agents)):
+        beside = nodes_of(service, roster) if roster else service.nodes
+        if not is_guarded and not service.open_target and (shared := sorted(beside & agents)):
             what = (
                 f"service {service.name}: on node {shared[0]}, which also runs agents,"
                 f" any user can dial {service.target}"
@@ -124,28 +149,118 @@ def _rules(policy: Policy, now: Wall) -> Iterator[Finding]:
             yield _warning(rule.line, what)
 
 
+def _operations(policy: Policy) -> Iterator[Finding]:
+    """The first entry that names a request counts, so one behind a wider one is never looked at."""
+    for service in policy.services.values():
+        for later, earlier in hidden_operations(service):
+            what = f"service {service.name}: these operations never count, line {earlier.line} has them all"
+            yield _error(later.line, what, "put it first")
+
+
+def _escalations(policy: Policy) -> Iterator[Finding]:
+    for escalation in policy.escalations.values():
+        if why := why_never_asked(escalation, policy):
+            yield _error(escalation.line, f"escalation {escalation.id} can never be asked for: {why}")
+
+
+def _pins(policy: Policy) -> Iterator[Finding]:
+    for service, tool in policy.pins:
+        if not _is_reached(policy, policy.services[service], tool):
+            yield _warning(0, f"pin of {tool} of service {service}: no grant reaches it")
+
+
+def _is_reached(policy: Policy, service: Service, tool: str) -> bool:
+    """Whether some grant is about calls of a tool, whatever its conditions."""
+    operation = Operation(TOOLS_CALL, tool)
+    special = service.special(operation)
+    segment = (special.segment if special else service.segment).name
+    return any(
+        policy.grants.reaches(agent, service.name, segment, service.protocol, operation)
+        for agent in policy.agents
+    )
+
+
+def _quotas(policy: Policy) -> Iterator[Finding]:
+    """A limit for a session that is above the one for all of them together is never met."""
+    for agent in policy.agents.values():
+        whole, one = agent.quota, agent.session_quota
+        if whole is None or one is None:
+            continue
+        pairs = (
+            ("streams", one.streams, whole.streams),
+            ("requests", _rate(one.requests), _rate(whole.requests)),
+            ("bytes", _rate(one.bytes), _rate(whole.bytes)),
+        )
+        for what, small, large in pairs:
+            if small is not None and large is not None and small > large:
+                yield _warning(agent.line, f"agent {agent.name}: session-quota has more {what} than quota")
+
+
+def _rate(window: Window | None) -> Fraction | None:
+    return Fraction(window.count, window.per) if window else None
+
+
+def features_of(policy: Policy) -> frozenset[Feature]:
+    """What a node must know to have the policy in force."""
+    services, agents = policy.services.values(), policy.agents.values()
+    used = {
+        Feature.HTTP: any(one.protocol is Protocol.HTTP for one in services),
+        Feature.MCP: any(one.protocol is Protocol.MCP for one in services),
+        Feature.INJECT_HEADER: any(one.inject_header for one in services),
+        Feature.MTLS_CALLERS: any(one.callers is Callers.MTLS for one in policy.bindings),
+        Feature.QUOTAS: any(one.quota or one.session_quota for one in agents),
+        Feature.SESSION_LIMITS: any(one.session_lifetime or one.session_idle for one in agents),
+        Feature.OBSERVE: any(one.mode is Mode.OBSERVE for one in policy.segments.values()),
+        Feature.OBJECTIVES: any(one.slo for one in policy.segments.values()),
+        Feature.ESCALATIONS: bool(policy.escalations),
+        Feature.PINS: bool(policy.pins),
+        Feature.TWO_PERSON: policy.apply_approvals > 1,
+    }
+    return frozenset(feature for feature, is_used in used.items() if is_used)
+
+
 def _empty_segments(policy: Policy) -> Iterator[Finding]:
-    used = {service.segment.name for service in policy.services.values()}
+    used = {segment.name for service in policy.services.values() for segment in service.segments}
     for segment in policy.segments.values():
         if segment.line and segment.name not in used:
             yield _warning(segment.line, f"segment {segment.name} has no services")
 
 
+ANYWHERE = "policy-test"
+"""A node that no roster here has, with all labels."""
+
+
 def _tests(policy: Policy, now: Wall) -> Iterator[Finding]:
     """Ask :func:`decide` itself, on a mesh where all is well: every node joined, fresh, nothing locked."""
+    labels = {label for service in policy.services.values() for label in service.labels}
     members = {name: NodeMember(name, (), "", (), ()) for name in _nodes_named(policy)}
+    members[ANYWHERE] = NodeMember(ANYWHERE, (), "", (), tuple(sorted(labels)))
     snapshot = Snapshot(policy, "", Roster(members, {}), Restrictions(), "")
     for test in policy.tests:
-        # "nowhere" is a node that no roster here has.
-        home = min(policy.agents[test.agent].nodes, default="nowhere")
-        session = SpiffeId.for_agent("policy-test", test.agent, home, new_id(bytes(ID_BYTES)))
-        tool_node = min(policy.services[test.service].nodes, default="nowhere")
-        request = Request(session, test.service, tool_node, (), Wall(now + 1))
-        decision = decide(request, snapshot, Moment(now, now, now))
-        if decision.verdict is not test.expect:
-            why = f"grant {decision.rule}" if decision.allowed else decision.hint
+        decision = decide(_request(test, policy, now), snapshot, Moment(now, now, now))
+        # What a segment that is only observed passes is still what the rules refuse.
+        verdict = Verdict.DENY if decision.would_deny else decision.verdict
+        if verdict is not test.expect:
+            why = f"grant {decision.rule}" if verdict is Verdict.ALLOW else decision.hint
             what = (
-                f"test failed: agent {test.agent} to service {test.service}:"
-                f" {decision.verdict}, not {test.expect}"
+                f"test failed: agent {test.agent} to service {test.service}{_asked(test)}:"
+                f" {verdict}, not {test.expect}"
             )
             yield _error(test.line, what, why)
+
+
+def _request(test: Expectation, policy: Policy, now: Wall) -> Request:
+    service = policy.services[test.service]
+    home = min(policy.agents[test.agent].nodes, default="nowhere")
+    session = SpiffeId.for_agent("policy-test", test.agent, home, new_id(bytes(ID_BYTES)))
+    tool_node = ANYWHERE if service.labels else min(service.nodes, default="nowhere")
+    operation = operation_of(test.call, service, policy) if test.call else None
+    return Request(session, test.service, tool_node, (), Wall(now + 1), operation=operation)
+
+
+def _asked(test: Expectation) -> str:
+    """The request of a test, by its names."""
+    if test.call is None:
+        return ""
+    name = test.call.path if isinstance(test.call, HttpCall) else test.call.name
+    return f", {test.call.method} {name}"

@@ -8,13 +8,16 @@ Of the rules in one place of a leaf only the one that lasts longest is kept, the
 other can ever speak.
 """
 
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 from sidecar.policy.match import HTTP, MCP, MCP_KINDS, Effect, McpKind, Rule, is_plain, methods_asked
 from sidecar.policy.operation import Operation
-from sidecar.policy.patterns import NamePattern, PathPattern, segments_of
+from sidecar.policy.patterns import ANY, NamePattern, PathPattern, segments_of
 from sidecar.policy.predicates import Condition, Predicate
+
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 class Leaf:
@@ -50,44 +53,40 @@ class Leaf:
         return self._plain.get(agent) or next(iter(self._conditional.get(agent, {}).values()), None)
 
 
-Leaves = dict[str, Leaf]
-"""By method."""
-
-
-class _Node:
-    """A place in the tree of paths: what ends here, and what goes on."""
+class _Node(Generic[T]):
+    """A place in the tree of paths: what ends here, and what goes on. Both by method."""
 
     __slots__ = ("any", "children", "here", "rest")
 
     def __init__(self) -> None:
-        self.children: dict[str, _Node] = {}
-        self.any: _Node | None = None
-        self.here: Leaves = {}
-        self.rest: Leaves = {}
+        self.children: dict[str, _Node[T]] = {}
+        self.any: _Node[T] | None = None
+        self.here: dict[str, T] = {}
+        self.rest: dict[str, T] = {}
 
 
-class PathIndex:
-    """Path patterns."""
+class PathIndex(Generic[T]):
+    """Path patterns, and a value for each method of them."""
 
     __slots__ = ("_root",)
 
     def __init__(self) -> None:
-        self._root = _Node()
+        self._root: _Node[T] = _Node()
 
-    def leaves(self, pattern: PathPattern) -> Leaves:
-        """Where the rules of ``pattern`` belong; made where it is new."""
+    def place(self, pattern: PathPattern) -> dict[str, T]:
+        """The values of ``pattern``, by method; to be added to."""
         node = self._root
         for segment in pattern.segments:
-            if segment == "*":
+            if segment == ANY:
                 node.any = node.any or _Node()
                 node = node.any
             else:
                 node = node.children.setdefault(segment, _Node())
         return node.rest if pattern.open_ended else node.here
 
-    def walk(self, path: str) -> list[Leaves]:
+    def walk(self, path: str) -> list[dict[str, T]]:
         """Those of every pattern that matches ``path``, deeper ones last."""
-        found: list[Leaves] = []
+        found: list[dict[str, T]] = []
         nodes = [self._root] if path.startswith("/") else []
         for segment in segments_of(path):
             found += [node.rest for node in nodes if node.rest]
@@ -98,36 +97,37 @@ class PathIndex:
             if not nodes:
                 return found
         for node in nodes:
-            found += [leaves for leaves in (node.rest, node.here) if leaves]
+            found += [values for values in (node.rest, node.here) if values]
         return found
 
 
-class NameIndex:
-    """Patterns of names of one kind."""
+class NameIndex(Generic[T]):
+    """Patterns of names of one kind, and a value for each."""
 
-    __slots__ = ("_by_head", "_exact", "_lengths")
+    __slots__ = ("_by_head", "_exact", "_lengths", "_make")
 
-    def __init__(self) -> None:
-        self._exact: dict[str, Leaf] = {}
-        self._by_head: dict[str, dict[NamePattern, Leaf]] = {}
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._exact: dict[str, T] = {}
+        self._by_head: dict[str, dict[NamePattern, T]] = {}
         self._lengths: list[int] = []
         """Of the heads, each once."""
 
-    def leaf(self, pattern: NamePattern) -> Leaf:
-        """Where the rules of ``pattern`` belong; made where it is new."""
+    def place(self, pattern: NamePattern) -> T:
+        """The value of ``pattern``; made where it is new."""
         if pattern.is_exact:
-            return self._exact.setdefault(pattern.text, Leaf())
+            return self._exact.setdefault(pattern.text, self._make())
         head = pattern.head
         if len(head) not in self._lengths:
             self._lengths.append(len(head))
-        return self._by_head.setdefault(head, {}).setdefault(pattern, Leaf())
+        return self._by_head.setdefault(head, {}).setdefault(pattern, self._make())
 
-    def walk(self, name: str) -> list[Leaf]:
+    def walk(self, name: str) -> list[T]:
         """Those of every pattern that matches ``name``."""
-        found = [leaf] if (leaf := self._exact.get(name)) else []
+        found = [exact] if (exact := self._exact.get(name)) is not None else []
         for length in self._lengths:
             candidates = self._by_head.get(name[:length], {})
-            found += [leaf for pattern, leaf in candidates.items() if pattern.matches(name)]
+            found += [value for pattern, value in candidates.items() if pattern.matches(name)]
         return found
 
 
@@ -138,20 +138,20 @@ class RequestIndex:
 
     def __init__(self, effect: Effect) -> None:
         self._effect = effect
-        self._paths = PathIndex()
-        self._names: dict[McpKind, NameIndex] = {kind: NameIndex() for kind in McpKind}
+        self._paths: PathIndex[Leaf] = PathIndex()
+        self._names = {kind: NameIndex(Leaf) for kind in McpKind}
         self._odd: dict[McpKind, Leaf] = {kind: Leaf() for kind in McpKind}
         """For names that can be read in two ways, which every deny stops."""
 
     def enter(self, rule: Rule) -> None:
         for http in rule.http:
-            leaves = self._paths.leaves(http.path)
+            leaves = self._paths.place(http.path)
             for method in http.methods:
                 leaves.setdefault(method, Leaf()).enter(rule, http.predicates)
         for mcp in rule.mcp:
             self._odd[mcp.kind].enter(rule)
             for name in mcp.names:
-                self._names[mcp.kind].leaf(name).enter(rule, mcp.predicates)
+                self._names[mcp.kind].place(name).enter(rule, mcp.predicates)
 
     def leaves(self, protocol: str, operation: Operation) -> list[Leaf]:
         """Those whose pattern and method match; their conditions are not looked at."""
@@ -172,9 +172,6 @@ class RequestIndex:
             found = self._paths.walk(operation.name)
             return [leaf for leaves in reversed(found) for leaf in leaves.values()]
         return self.leaves(protocol, operation)
-
-
-K = TypeVar("K")
 
 
 def keep_longest(rules: dict[K, Rule], key: K, rule: Rule) -> None:

@@ -59,6 +59,13 @@ class RuleSet:
         )
         return self._longest(chain(found, *(leaf.rules(agent, operation.holds) for leaf in leaves)))
 
+    def reaches(self, agent: str, service: str, segment: str, protocol: str, operation: Operation) -> bool:
+        """Whether some rule is about such a request, whatever its conditions."""
+        if self._whole.of(agent, service, segment):
+            return True
+        indexes = self._indexes(service, segment)
+        return any(leaf.any_rule(agent) for index in indexes for leaf in index.leaves(protocol, operation))
+
     def nearest(
         self, agent: str, service: str, segment: str, protocol: str, operation: Operation
     ) -> Rule | None:
