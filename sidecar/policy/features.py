@@ -28,8 +28,10 @@ ENFORCED: frozenset[Feature] = frozenset(
     {
         Feature.TCP,
         Feature.HTTP,
+        Feature.MCP,
         Feature.INJECT_HEADER,
         Feature.MTLS_CALLERS,
+        Feature.PINS,
         Feature.QUOTAS,
         Feature.SESSION_LIMITS,
         Feature.TWO_PERSON,
