@@ -68,6 +68,8 @@ class InnerNode:
     hangs_up: bool = False
     """It takes connections, and leaves when it is asked for the first thing."""
     uid: int | None = UID
+    uids: dict[str, int] = field(default_factory=dict)
+    """Of agents that have another."""
     faults: list[Exception] = field(default_factory=list)
     """Why each connection that it took ended, where it was for a fault."""
     refusals: list[str] = field(default_factory=list)
@@ -109,8 +111,8 @@ class InnerNode:
             is_member=lambda identity: is_member_identity(identity, snapshot),
         )
 
-    def uid_of(self, agent: str) -> int | None:  # noqa: ARG002 - there is one
-        return self.uid
+    def uid_of(self, agent: str) -> int | None:
+        return self.uids.get(agent, self.uid)
 
     def addresses_of(self, node: str) -> Iterable[Address]:
         return [self.mesh.nodes[node].address] if node in self.mesh.nodes else []
@@ -204,6 +206,7 @@ class InnerMesh:
         cgroup = SessionCgroup(found.children[-1], Path("/nowhere"), CHILD_CGROUP)
         child = Child(self.session.name, (step,), found, self.clock.wall(), TRACE, cgroup)
         self.agents.sessions.add_child(child)
+        self.agents.sessions.claimed |= {CHILD_CGROUP}
         self.agents.kernel.owner = SocketOwner(ESTABLISHED, UID, 7, CHILD_CGROUP)
         return self.session.narrowed(child)
 

@@ -28,7 +28,7 @@ from sidecar.defaults import CHILD_LIFE, CHILD_MAX_LIFE
 from sidecar.node import Node
 from sidecar.peercred import PeerCred
 from sidecar.pidfd import peer_pidfd
-from sidecar.policy.model import Binding, Callers
+from sidecar.policy.model import Binding
 from sidecar.policy.narrowing import Narrowing, covers, is_operation
 from sidecar.proxy.attribute import Refused, SocketOwner, attribute
 from sidecar.proxy.sockdiag import Connection
@@ -202,12 +202,6 @@ def asker_at(node: Node, connection: Connection, caller: PeerCred) -> Asker:
 
 def _left(node: Node, parent: Session, wanted: StartChild) -> Narrowing:
     """The rights that are asked for, those of the parent where nothing is said; raises RefusedError for more."""
-    shown = [one for one in _entrances(node, parent) if one.callers is not Callers.KERNEL]
-    if shown:
-        raise RefusedError(
-            f"child: the binding to {shown[0].service} takes whoever shows its client certificate,"
-            " and a child could read its parent's; no agent with such a binding has children"
-        )
     has = parent.narrowing
     services = frozenset(one.service for one in _bindings(node, parent))
     wants = services if wanted.services is None else frozenset(wanted.services)
@@ -228,12 +222,12 @@ def _left(node: Node, parent: Session, wanted: StartChild) -> Narrowing:
 def _bindings(node: Node, session: Session) -> list[Binding]:
     """Those of its agent here that are not narrowed away."""
     left = session.narrowing
-    return [one for one in _entrances(node, session) if left is None or one.service in left.services]
-
-
-def _entrances(node: Node, session: Session) -> list[Binding]:
     policy = node.member.snapshot.policy
-    return [one for one in policy.bindings_on(node.name) if one.agent == session.id.name] if policy else []
+    return [
+        one
+        for one in (policy.bindings_on(node.name) if policy else ())
+        if one.agent == session.id.name and (left is None or one.service in left.services)
+    ]
 
 
 def _binding(node: Node, binding: Binding) -> dict[str, Any]:

@@ -161,11 +161,29 @@ class AgentSide:
         """Who calls, as the binding wants it known, and the stream to talk to him on."""
         if binding.callers is Callers.KERNEL:
             return client, self._attribute(client, binding)
+        # Before the handshake, which takes a live process: one that is gone by then has shown nothing.
+        inside = self._inside(client)
         try:
             proven = await self.local_tls.accept(client, binding)
         except LockgateError as error:
             return client, Refused(Reason.BAD_PROOF, None, str(error))
-        return proven.stream, self._pinned(proven.pin, binding, Over.of(client.socket))
+        found = self._pinned(proven.pin, binding, Over.of(client.socket))
+        # Sessions of one user can read each other's files, and a child its parent's.
+        if inside is not None and proven.pin.session != inside and not isinstance(found, Refused):
+            hint = "the client certificate is another session's than the one that the caller runs in"
+            found = Refused(Reason.WRONG_CALLER, None, hint)
+        return proven.stream, found
+
+    def _inside(self, client: trio.SocketStream) -> str | None:
+        """The session or child in whose cgroup the caller is, empty for one that ended; None: in none, or unknown."""
+        try:
+            owner = self.kernel.caller_of(client.socket)
+        except LocalError:
+            return None
+        if owner is None or owner.cgroup_id is None or owner.cgroup_id not in self.sessions.claimed:
+            return None
+        names = (one.name for one in self.sessions.everyone() if one.candidate.cgroup_id == owner.cgroup_id)
+        return next(names, "")
 
     def _pinned(self, pin: Pin, binding: Binding, over: Over) -> tuple[Session, Caller] | Refused:
         """The session that a client certificate is for, if it is for this binding."""

@@ -321,15 +321,6 @@ async def test_a_caller_that_dies_becomes_no_child(desk: Desk, monkeypatch: pyte
     assert "the process that asked is gone" in await desk.refusal("POST", "/v1/children", {}, inside=session)
 
 
-async def test_an_agent_with_a_client_certificate_has_no_children(desk: Desk) -> None:
-    """The child could read its parent's key, and call as its parent."""
-    await with_policy(desk.node, POLICY.replace("listen = 15002", 'listen = 15002\ncallers = "mtls"'), 2)
-    session = await desk.start()
-    assert "the binding to tickets takes whoever shows" in await desk.refusal(
-        "POST", "/v1/children", {}, inside=session
-    )
-
-
 # -- What a child must not
 
 

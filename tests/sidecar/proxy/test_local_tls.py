@@ -8,13 +8,14 @@ import trio
 from OpenSSL import SSL
 
 from pki.clock import HOUR, MINUTE, Wall
-from pki.errors import LockgateError
+from pki.errors import LocalError, LockgateError
 from pki.spki import Key
 from pki.tls.context import make_context
 from pki.tls.stream import TlsStream
 from pki.tls.threshold import Threshold
 from sidecar.audit.record import Kind
 from sidecar.policy.model import Binding, Callers
+from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy import local_tls
 from sidecar.proxy.local_certificate import Pin, Term, issue, new_issuer
 from sidecar.proxy.local_tls import LocalTls
@@ -93,10 +94,37 @@ async def test_a_caller_with_the_bindings_certificate_is_its_session(mesh: Inner
     assert admitted.fields["attribution"] == {"method": "mtls", "over": "ipv4"}
 
 
-async def test_the_kernel_is_not_asked_where_a_certificate_tells(mesh: InnerMesh) -> None:
-    """That is what such a binding is for: callers of a uid that means nothing here."""
-    mesh.agents.kernel.owner = None
+@pytest.mark.parametrize("error", [None, LocalError("no netlink")])
+async def test_the_kernel_need_not_know_who_shows_a_certificate(
+    mesh: InnerMesh, error: LocalError | None
+) -> None:
+    """That is what such a binding is for: callers of a uid that means nothing here, or of elsewhere."""
+    mesh.agents.kernel.owner, mesh.agents.kernel.error = None, error
     assert await Client(mesh).ask() == b"hello"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_inside_a_child_its_sessions_certificate_is_worth_nothing(mesh: InnerMesh, ended: bool) -> None:
+    """It lies in a file that the child may read. Nor has what is left of the child any use for it."""
+    child = mesh.start_child(Narrowing(frozenset({"wiki"}), None, Wall(mesh.clock.wall() + HOUR)))
+    if ended and child.child is not None:
+        mesh.agents.sessions.remove_child(child.child)
+    await Client(mesh).is_turned_away()
+    [denied] = mesh.agents.log.of(Kind.DENIED)
+    assert (denied.fields["reason"], "another session's" in str(denied.fields["hint"])) == (
+        Reason.WRONG_CALLER,
+        True,
+    )
+
+
+async def test_inside_a_child_its_own_certificate_is_good(mesh: InnerMesh) -> None:
+    """And its stream is the child's."""
+    child = mesh.start_child(Narrowing(frozenset({"wiki"}), None, Wall(mesh.clock.wall() + HOUR)))
+    client = Client(mesh)
+    pin = replace(client.pin, session=child.name)
+    client.chain = (client.tls.certify(pin, client.key.public_key(), client.until),)
+    assert await client.ask() == b"hello"
+    assert mesh.agents.log.of(Kind.ADMITTED)[0].fields["session"] == child.name
 
 
 async def test_a_local_tool_is_reached_the_same_way(mesh: InnerMesh) -> None:
