@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from sidecar.policy.match import Effect, HttpPattern, McpKind, McpPattern
 from sidecar.policy.operation import TOOLS_CALL, HttpCall, McpCall
-from sidecar.policy.predicates import Predicate, Reach, Subject, Tests
+from sidecar.policy.predicates import Demands, Predicate, Reach, Subject
 from sidecar.policy.tables.policy import RequestTable
 from sidecar.policy.tables.rules import ArgumentTable, HttpTable, McpTable, QueryTable
 
@@ -31,11 +31,11 @@ def _predicates(
     return tuple(Predicate(subject, key, _tests(row), reach) for key, row in sorted(rows.items()))
 
 
-def _tests(row: QueryTable | ArgumentTable) -> Tests | None:
+def _tests(row: QueryTable | ArgumentTable) -> Demands | None:
     if row.absent:
         return None
     one_of = (row.equals,) if row.equals is not None else row.in_ or None
-    return Tests(one_of, row.prefix, row.min, row.max)
+    return Demands(one_of, row.prefix, row.min, row.max)
 
 
 def call_of(row: RequestTable) -> HttpCall | McpCall:

@@ -120,7 +120,7 @@ def _inner(value: "Json | _Missing", step: str | int | None) -> Sequence["Json |
 
 
 @dataclass(frozen=True, slots=True)
-class Tests:
+class Demands:
     """What must be true of a value, all together. None: not asked for. ``one_of`` is ``equals`` and ``in``."""
 
     one_of: tuple[Scalar, ...] | None = None
@@ -161,7 +161,7 @@ class Predicate:
     subject: Subject
     key: str
     """A name of the query, or a JSON path as text."""
-    tests: Tests | None
+    tests: Demands | None
     reach: Reach
 
     @property
@@ -226,7 +226,8 @@ def _number(value: object) -> int | float | None:
     """NaN and the infinities are no JSON, but Python's parser reads them."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if math.isfinite(value) else None
+    # isfinite() of an integer with 400 digits raises.
+    return value if isinstance(value, int) or math.isfinite(value) else None
 
 
 def _decimal(text: str) -> int | float | None:
