@@ -12,6 +12,7 @@
 | GET /v1/policies | operator | every version of the policy, and what is proposed |
 | GET /v1/policies/{name} | operator | one of them: a sequence, a digest, or `active` |
 | POST /v1/lifts | operator, responder or admin | lift a lock or revocation |
+| GET /v1/certificates/{serial} | operator | whose certificate it is |
 | GET /v1/status | node, operator | what is in force at the CA, and who it takes you for |
 
 Rules:
@@ -23,9 +24,9 @@ Rules:
 4. Each certificate and each refusal is noted. A secret is in neither: notes are built from what was decided.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import trio
@@ -38,6 +39,7 @@ from starlette.routing import Route
 from pki import codec, renewal, svid
 from pki.authority.enrol import ROLES, Admission, Enrolment
 from pki.authority.issuer import Chain, Issuer, MayIssue, WantedSession
+from pki.authority.policies import Answer, Approval, Policies, Wish
 from pki.authority.refusal import Refusal, RefusalError
 from pki.authority.signer import StatementSigner
 from pki.certificate import read
@@ -47,7 +49,7 @@ from pki.errors import ConfigError, LocalError, RefusedError, RemoteError
 from pki.http.accept import serve
 from pki.http.server import error_body
 from pki.spiffe import IdKind, SpiffeId
-from pki.statement import MAX_ITEMS, MAX_STATEMENT_BYTES, Der, Node, Operator, Sha256Hex, Statement, Wire
+from pki.statement import MAX_STATEMENT_BYTES, Der, Node, Operator, Statement, Wire
 from pki.token import SECRET_BYTES, HostPort
 from pki.verify import Identity, verify
 
@@ -59,48 +61,9 @@ ENROLMENTS_WAITING = 64
 MAX_FAULTS = 1_000
 
 T = TypeVar("T")
-Answer = Mapping[str, Any]
-"""Fields of a JSON object."""
-
 Name = Annotated[str, msgspec.Meta(max_length=63)]
-Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_ITEMS)]
 Csr = Annotated[bytes, msgspec.Meta(max_length=svid.MAX_CSR_BYTES)]
 Word = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,64}\Z")]
-
-
-class Wish(Wire, frozen=True):
-    """A policy to be put in force. ``packed``: its text, deflated. ``base``: the digest of the one it replaces.
-
-    ``canary``: on these nodes only. ``strand``: nodes that may lack what it requires. ``large``: a program wrote it.
-    """
-
-    packed: bytes
-    base: Sha256Hex
-    canary: Names
-    strand: Names
-    large: bool
-
-
-class Approval(Wire, frozen=True):
-    """What a second operator confirms: a proposal's digest, and the terms on which it was proposed."""
-
-    digest: Sha256Hex
-    base: Sha256Hex
-    canary: Names
-    strand: Names
-
-
-class Policies(Protocol):
-    """Publishes policies, and knows all that were. Authors and approvers are SPIFFE IDs."""
-
-    async def apply(self, wish: Wish, author: str) -> Answer:
-        """Raises ConfigError with every fault, or RefusedError."""
-
-    async def approve(self, approval: Approval, approver: str) -> Answer: ...
-
-    async def listing(self) -> Answer: ...
-
-    async def text(self, reference: str) -> Answer: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +77,7 @@ class Hooks:
     """Take a statement into the CA's store, durably, and spread it."""
     roles_of: Callable[[Identity], frozenset[str]]
     """The roles of an operator, if the roster names exactly the key of this identity; none otherwise."""
-    policies: "Policies"
+    policies: Policies
     lift: Callable[[bytes, Identity], Awaitable[Answer]]
     """Judge an operator's demand (envelope) and publish the unlock or unrevoke. Raises RemoteError, RefusedError."""
     control_address: str
@@ -138,6 +101,7 @@ def application(issuer: Issuer, hooks: Hooks) -> Starlette:
         Route("/v1/policies", api.policies, methods=["GET"]),
         Route("/v1/policies/{name}", api.policy_text, methods=["GET"]),
         Route("/v1/lifts", api.lifts, methods=["POST"]),
+        Route("/v1/certificates/{serial}", api.certificate, methods=["GET"]),
         Route("/v1/status", api.status, methods=["GET"]),
     ]
     failures = (RefusedError, RemoteError, ConfigError, LocalError, HTTPException)
@@ -273,6 +237,14 @@ class _Api:
         peer = await self._operator(request, "responder", "admin")
         asked = await _body(request, _Lift)
         return _json(await self.hooks.lift(asked.demand, peer))
+
+    async def certificate(self, request: Request) -> Response:
+        await self._operator(request, *ROLES)
+        serial = request.path_params["serial"].lower()
+        found = await self._in_thread(lambda: self.issuer.register.issuance_of(serial))
+        if found is None:
+            raise RefusedError(f"serial {serial[:64]!a}: this CA issued no such certificate")
+        return _json({"spiffe_id": str(found.id), "lineage": found.lineage, "not_after": found.not_after})
 
     async def status(self, request: Request) -> Response:
         peer = await self._peer(request, IdKind.NODE, IdKind.OPERATOR)

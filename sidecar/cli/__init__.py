@@ -16,6 +16,7 @@ from sidecar.exits import Exit
 
 VERBS = {
     "audit": "sidecar.cli.audit:audit",
+    "blast-radius": "sidecar.cli.blast:blast_radius",
     "ca": "sidecar.cli.ca:ca",
     "check": "sidecar.cli.check:check",
     "dev": "sidecar.cli.dev:dev",

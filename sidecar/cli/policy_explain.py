@@ -117,8 +117,8 @@ def _world(settings: Settings, at: int | None, reference: str) -> World:
 
     text = policy_texts.resolve(settings, reference)
     policy = text.load()
-    status = _status(settings)
-    roster = _roster(status, policy)
+    status = status_of(settings)
+    roster = roster_of(status, policy)
     is_real = reference == ACTIVE and at is None and status is not None
     snapshot = Snapshot(policy, "", roster, _restrictions(status if is_real else None), "")
     supposed = "its certificates hold"
@@ -127,14 +127,15 @@ def _world(settings: Settings, at: int | None, reference: str) -> World:
     return World(snapshot, _moment(status if is_real else None, at), text.name, supposed)
 
 
-def _status(settings: Settings) -> dict[str, Any] | None:
+def status_of(settings: Settings) -> dict[str, Any] | None:
+    """What the daemon of this directory says of itself; None when none answers."""
     try:
         return call(settings.paths.admin_sock, "GET", "/v1/status")
     except LockgateError:
         return None
 
 
-def _roster(status: dict[str, Any] | None, policy: "Policy | None") -> Any:
+def roster_of(status: dict[str, Any] | None, policy: "Policy | None") -> Any:
     """The nodes that there are; without a daemon to ask, all that the policy names."""
     from sidecar.snapshot import NodeMember, Roster
 

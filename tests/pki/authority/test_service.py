@@ -21,8 +21,9 @@ from pki.authority import keystore, service
 from pki.authority.enrol import Enrolment
 from pki.authority.issuer import Chain, Issuer
 from pki.authority.keystore import Authority
+from pki.authority.policies import Approval, Wish
 from pki.authority.register import Invitation, Register
-from pki.authority.service import Approval, Hooks, Wish, application
+from pki.authority.service import Hooks, application
 from pki.clock import DAY, HOUR, MINUTE, Boot, SystemClock, Wall
 from pki.errors import ConfigError, Fault, LocalError, LockgateError, RefusedError, RemoteError
 from pki.http.client import HttpClient, connect_ca, fetch_bundle
@@ -424,6 +425,7 @@ CALLS = {
     "/v1/approvals": ("POST", APPROVAL),
     "/v1/policies": ("GET", None),
     "/v1/policies/active": ("GET", None),
+    "/v1/certificates/abc": ("GET", None),
     "/v1/lifts": ("POST", {"demand": b"x"}),
     "/v1/status": ("GET", None),
 }
@@ -484,11 +486,22 @@ async def test_an_operator_does_what_its_roles_allow(
 
 @pytest.mark.parametrize("role", ["admin", "approver", "responder", "auditor"])
 async def test_every_operator_may_read_what_was_in_force(ca: TinyCa, desk: Desk, role: str) -> None:
-    """Whoever has a role; every node has the policy anyway."""
+    """Whoever has a role; every node has the policy anyway. And whose a certificate is."""
     desk.roles["alice"] = frozenset({role})
     alice = member(ca, ca.operator())
     assert await desk.ask(alice, "GET", "/v1/policies") == {"versions": []}
     assert await desk.ask(alice, "GET", "/v1/policies/3") == {"reference": "3"}
+    chain = desk.issuer.admit(ca.node(), new_key().public_key(), NOW)
+    first = verify(chain, ca.bundle, NOW)
+    assert isinstance(first, Identity)
+    issued = await desk.ask(alice, "GET", f"/v1/certificates/{first.serial.upper()}")
+    assert issued == {
+        "spiffe_id": str(ca.node()),
+        "lineage": first.lineage,
+        "not_after": first.not_after,
+    }
+    with pytest.raises(RefusedError, match="issued no such certificate"):
+        await desk.ask(alice, "GET", "/v1/certificates/abc")
     desk.roles["alice"] = frozenset()
     assert (await desk.refused(alice, "GET", "/v1/policies"))["reason"] == "not_allowed"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pki.authority.issuer import Issuer
 from pki.authority.keystore import Authority, Pair
+from pki.authority.policies import Approval, Wish
 from pki.authority.register import PolicyVersion, Register
-from pki.authority.service import Approval, Wish
 from pki.authority.signer import StatementSigner
 from pki.clock import HOUR, Wall
 from pki.errors import LocalError
