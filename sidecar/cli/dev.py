@@ -87,7 +87,7 @@ def _announce(settings: Settings, mesh: "Mesh") -> None:
     bindings = layout.ports.bindings
     click.echo(
         f"""
-A mesh is running: a CA, {len(layout.nodes)} nodes, a wiki and an echo tool beside {", ".join(layout.tool_nodes)}.
+A mesh is running: a CA, {len(layout.nodes)} nodes, a wiki, an echo and an MCP tool beside {", ".join(layout.tool_nodes)}.
 You are the agent {AGENT}, in session {mesh.session or "(none)"}.
 
 Allowed, through two sidecars:

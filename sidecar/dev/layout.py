@@ -76,7 +76,7 @@ def open_layout(root: Path, nodes: int) -> Layout:
     for folder in (root, root / "logs", root / "operators"):
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     names = [AGENTS, *(f"tools-{number}" for number in range(1, nodes + 1))]
-    services = ("wiki", "echo", "vault")
+    services = ("wiki", "echo", "vault", "tickets")
     free = free_ports(2 + len(names) + 2 * len(services))
     ports = Ports(
         ca=free.pop(),

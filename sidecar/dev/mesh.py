@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ READY_SECONDS = 60.0
 POLL_SECONDS = 0.02
 STOP_SECONDS = 6.0
 PR_SET_PDEATHSIG = 1
+MODULES = {"wiki": "wiki", "echo": "echo", "vault": "wiki", "tickets": "mcp_tool"}
 
 
 @dataclass
@@ -55,6 +57,8 @@ class Mesh:
         for name in self.layout.nodes:
             self._await(partial(self._is_ready, name), f"{name} to be ready")
         self.session = self._start_session()
+        for name, port in self.layout.ports.tools.items():
+            self._await(partial(_listens, port), f"the {name} tool to listen")
         self._write_env()
 
     def stop(self) -> None:
@@ -113,8 +117,8 @@ class Mesh:
         return answer
 
     def _start_tools(self) -> None:
-        for name, module in (("wiki", "wiki"), ("echo", "echo"), ("vault", "wiki")):
-            port = self.layout.ports.tools[name]
+        for name, port in self.layout.ports.tools.items():
+            module = MODULES[name]
             self.spawn(name, [sys.executable, "-m", f"sidecar.dev.{module}", str(port)])
 
     def _start_ca(self) -> None:
@@ -207,6 +211,7 @@ class Mesh:
             "WIKI": f"http://127.0.0.1:{bindings['wiki']}" if "wiki" in bindings else "",
             "ECHO": f"127.0.0.1:{bindings['echo']}" if "echo" in bindings else "",
             "VAULT": f"http://127.0.0.1:{bindings['vault']}" if "vault" in bindings else "",
+            "MCP": f"http://127.0.0.1:{bindings['tickets']}/mcp" if "tickets" in bindings else "",
             "SID": self.session,
             "CA_PID": self.children["ca"].pid,
             "AGENTS_PID": self.children[AGENTS].pid,
@@ -231,6 +236,11 @@ class Mesh:
             if time.monotonic() > deadline:
                 raise LocalError(f"waited {READY_SECONDS:.0f} s for {what}; see {self.layout.root / 'logs'}")
             time.sleep(POLL_SECONDS)  # noqa: TID251 - a launcher has nothing else to do
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _last_line(path: Path) -> str:
