@@ -24,14 +24,12 @@ from sidecar.reasons import Reason
 from sidecar.session import narrowing
 from sidecar.session.cgroup import SessionCgroup
 from sidecar.session.sessions import Child, Session, Sessions
+from sidecar.session.starts import Starts
 from sidecar.traceparent import SPAN_ENTROPY
 from sidecar.traceparent import child as child_trace
 from sidecar.wire import MAX_CHILD_DEPTH, MAX_NARROWING_BYTES
 
 NONCE_BYTES = 16
-
-CHILDREN_PER_UID = 256
-"""Live at a time: each is a cgroup, and any process in a session may ask for one."""
 
 
 class ChildLife:
@@ -40,6 +38,7 @@ class ChildLife:
     def __init__(self, sessions: Sessions, carrier: Carrier) -> None:
         self._sessions = sessions
         self._carrier = carrier
+        self._starts = Starts()
 
     def start(self, parent: Session, left: Narrowing, pidfd: int) -> Session:
         """A child of ``parent`` (a session or child) with the rights in ``left``, which the process behind ``pidfd`` becomes.
@@ -93,9 +92,10 @@ class ChildLife:
     def _require_room(self, parent: Session) -> None:
         if len(parent.parents) >= MAX_CHILD_DEPTH:
             raise RefusedError(f"child: {MAX_CHILD_DEPTH} below a session, and no deeper")
-        of_uid = [one for one in self._sessions.everyone() if one.child and one.uid == parent.uid]
-        if len(of_uid) >= CHILDREN_PER_UID:
-            raise RefusedError(f"uid {parent.uid}: has {CHILDREN_PER_UID} children on this node; end some")
+        live = sum(one.child is not None and one.uid == parent.uid for one in self._sessions.everyone())
+        if refused := self._starts.begin(parent.uid, live, self._carrier.clock.boot()):
+            raise RefusedError(f"child: {refused}")
+        self._starts.finish(parent.uid)
 
     def _confine(self, name: str, pidfd: int) -> SessionCgroup:
         """The child's own cgroup with the process in it; raises RefusedError."""

@@ -9,7 +9,8 @@ Rules:
    what is noted of its user. What belongs to no session (a caller that was not known) is for its user, inside or out.
    So an ended session's processes still learn why.
 2. Nothing is noted that a refusal does not say anyway: reason, rule, hint.
-3. The newest KEPT of each, for the newest OWNERS; an agent that is refused in a loop pushes out its own only.
+3. The newest KEPT of each, for the OWNERS that were heard of last: a session that is refused in a loop pushes out its
+   own refusals only.
 """
 
 from collections import OrderedDict, deque
@@ -20,8 +21,9 @@ from pki.clock import Wall
 from sidecar.audit.record import Facts, Kind, Record, Role
 from sidecar.reasons import Reason
 
-KEPT = 32
-OWNERS = 1_024
+KEPT = 16
+OWNERS = 512
+"""Together about 8 MB at worst: a hint is at most 400 characters."""
 
 
 @dataclass(frozen=True, slots=True)

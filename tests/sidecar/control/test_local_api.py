@@ -25,6 +25,7 @@ from sidecar.control import agent, local_api
 from sidecar.control.agent import agent_app
 from sidecar.peercred import PeerCred
 from sidecar.reasons import Reason
+from sidecar.session import refusals
 from sidecar.session.cgroup import SessionCgroup, SessionCgroups
 from sidecar.session.life import Wish
 from sidecar.session.sessions import Session
@@ -190,6 +191,7 @@ def test_what_an_operation_and_a_service_may_be_is_documented() -> None:
     schemas = SPEC["components"]["schemas"]
     assert schemas["Operation"]["maxLength"] == wire.MAX_OPERATION_CHARS
     assert schemas["Session"]["properties"]["parents"]["maxItems"] == wire.MAX_CHILD_DEPTH
+    assert f"At most {refusals.KEPT} of each" in SPEC["components"]["responses"]["Refusals"]["description"]
     words = set(re.findall(r"`(\w+)` \| ", (ROOT / "docs/local-api.md").read_text()))
     assert words >= schemas["StartChild"]["properties"].keys()
 

@@ -14,7 +14,7 @@ from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.carry import Carrier
 from sidecar.proxy.streams import FOREVER, Limits, Live
 from sidecar.reasons import Reason
-from sidecar.session import children
+from sidecar.session import starts
 from sidecar.session.cgroup import SessionCgroup, SessionCgroups
 from sidecar.session.children import ChildLife
 from sidecar.session.sessions import Session, Sessions
@@ -148,13 +148,26 @@ async def test_a_user_has_so_many_children_and_no_more(
     family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is a cgroup; those that ended do not count."""
-    monkeypatch.setattr(children, "CHILDREN_PER_UID", 1)
+    monkeypatch.setattr(starts, "MAX_LIVE", 1)
     child = family.start()
-    with pytest.raises(RefusedError, match="has 1 children on this node; end some"):
+    with pytest.raises(RefusedError, match="child: uid 1001: has 1 sessions on this node already; end some"):
         family.start()
     assert child.child is not None
     family.life.end(child.child)
     family.start()
+
+
+async def test_a_user_starts_so_many_children_in_a_while(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each writes two records: a loop of them would flood the log."""
+    monkeypatch.setattr(starts, "BURST", 2)
+    for _ in range(2):
+        child = family.start()
+        assert child.child is not None
+        family.life.end(child.child)
+    with pytest.raises(RefusedError, match="started 2 sessions in a short time; try again in 1 s"):
+        family.start()
 
 
 async def test_a_step_that_no_proof_could_carry_is_refused_at_once(family: Family) -> None:
