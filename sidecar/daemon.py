@@ -126,7 +126,7 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
             nursery.start_soon(_workload_api(), listeners.workload, node)
         nursery.start_soon(node.peering.run, listeners.overlay, node.contacts, lifecycle.boot_id())
         renewals = Renewals(node.certificates, node.life, NextKey(paths.identity_dir), node.seams.clock)
-        for part in (node.outbox, node.aftermath, node.users, node.carrier.servers, renewals):
+        for part in (node.outbox, node.aftermath, node.users, node.life, node.carrier.servers, renewals):
             nursery.start_soon(part.run)
         for loop in (node.watch_streams, node.keep_warm):
             nursery.start_soon(loop)

@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+import trio
+
 from pki import chain as chains
 from pki import keys
 from pki.clock import Boot, Wall
@@ -35,6 +37,8 @@ from sidecar.session.hold import Hold
 from sidecar.session.sessions import Session, Sessions
 from sidecar.snapshot import Facts
 from sidecar.traceparent import ROOT_ENTROPY, root
+
+LOOK_SECONDS = 1.0
 
 Certify = Callable[[SpiffeId, CaAccess], Awaitable[tuple[Identity, Key]]]
 
@@ -71,6 +75,7 @@ class SessionLife:
         self._carrier = around.carrier
         self._certificates = around.certificates
         self._outbox = around.outbox
+        self._thread = trio.CapacityLimiter(1)
         self._holds: dict[str, Hold] = {}
         self._to_say: list[bytes] = []
         """Revocations that wait for the next :meth:`watch`."""
@@ -148,10 +153,25 @@ class SessionLife:
             name = session.id.session
             used = Boot(max(latest.get(name, 0), self.sessions.last_used(name) or 0))
             age = Age(session.started, used)
-            if self.sessions.is_empty(session):
-                self.end(session, Why.EMPTY)
-            elif why := ends.due(age, self._limits(session), wall, now):
+            if why := ends.due(age, self._limits(session), wall, now):
                 self.end(session, why)
+
+    async def run(self) -> None:
+        """End the sessions whose last process has left, until cancelled."""
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            await self.end_empty()
+
+    async def end_empty(self) -> None:
+        """A file is read for each session, so it is done in a thread: hundreds would hold up the streams."""
+        cgroups = [one for one in self.sessions if one.cgroup is not None]
+        if cgroups:
+            empty = await trio.to_thread.run_sync(
+                lambda: [one for one in cgroups if self.sessions.is_empty(one)], limiter=self._thread
+            )
+            for session in empty:
+                if held := self.sessions.find(session.id.session):
+                    self.end(held, Why.EMPTY)
 
     def let_go(self, session: Session) -> None:
         """Nobody holds it any more. A cgroup with somebody in it keeps it alive; else it ends."""

@@ -140,11 +140,14 @@ class Sessions:
         return self._used.get(name)
 
     def is_empty(self, session: Session) -> bool:
-        """Whether it is known by its cgroup, and no process is in that or in one of its children's."""
+        """Whether it is known by its cgroup, and no process is in that or in one of its children's, as far as can be told."""
         if session.cgroup is None:
             return False
         own = [child.cgroup for child in self.children if child.session == session.id.session]
-        return not any(cgroup.populated() for cgroup in (session.cgroup, *own))
+        try:
+            return not any(cgroup.populated() for cgroup in (session.cgroup, *own))
+        except LocalError:
+            return False
 
     def confine(self, name: str, pidfd: int) -> SessionCgroup | None:
         """A cgroup for a session of this name, with the process of ``pidfd`` in it; None where there can be none."""

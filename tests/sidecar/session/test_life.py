@@ -166,10 +166,10 @@ async def test_a_session_ends_when_the_last_process_has_left_its_cgroup(
     """Whatever became of the command that started it."""
     await node.life.start("researcher", 1001, Wish(pidfd=1))
     assert log.of(Kind.SESSION)[-1].fields["attribution"] == "cgroup"
-    node.life.watch(clock_of(node).boot())
+    await node.life.end_empty()
     assert len(node.sessions) == 1
     group.populated_now = False
-    node.life.watch(clock_of(node).boot())
+    await node.life.end_empty()
     assert log.of(Kind.SESSION)[-1].fields["why"] == "empty"
     assert len(node.sessions) == 0
 

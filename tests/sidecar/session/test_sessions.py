@@ -95,6 +95,9 @@ def test_a_session_is_empty_when_its_last_process_is_gone(cgroups: SessionCgroup
     for name, one in (("own", own), ("child", childs)):
         (one.path / "cgroup.events").write_text(f"populated {int(name == populated)}\n")
     assert sessions.is_empty(replace(session(), cgroup=own)) is (not populated)
+    (own.path / "cgroup.events").unlink()
+    (own.path / "cgroup.events").mkdir()
+    assert not sessions.is_empty(replace(session(), cgroup=own))  # It cannot be told, so nothing is ended.
 
 
 def test_when_a_session_was_used_is_known_while_it_lives() -> None:
