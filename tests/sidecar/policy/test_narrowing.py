@@ -1,10 +1,17 @@
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pki.clock import Wall
+from pki.clock import MINUTE, Wall
+from sidecar.policy.decide import Decision, Request, decide, next_boundary, redecide
 from sidecar.policy.narrowing import Narrowing, covers, is_operation
 from sidecar.policy.operation import Operation
+from sidecar.reasons import Reason
+from sidecar.snapshot import Moment, Snapshot
+from tests.sidecar.policy.world import NOW, POLICY, fresh, policy_of, request, snapshot
 
 
 def left(*operations: str) -> Narrowing:
@@ -109,3 +116,79 @@ def test_what_is_covered_allows_nothing_more(
     operation = Operation(method, name)
     if covers(wide, narrow) and left(*narrow).leaves(operation):
         assert left(*wide).leaves(operation)
+
+
+# -- What a decision makes of it
+
+ENDS = Wall(NOW + MINUTE)
+NOTES = """
+[services.notes]
+segment = "action"
+nodes = ["tools-1"]
+target = "127.0.0.1:8004"
+"""
+"""A second service on tools-1, of protocol tcp; the wiki is http here."""
+HTTP = POLICY.replace('target = "127.0.0.1:8001"', 'target = "127.0.0.1:8001"\nprotocol = "http"')
+SNAPSHOT = snapshot(policy_of(HTTP + NOTES))
+
+
+def decided(
+    service: str, child: Narrowing | None, operation: Operation | None = None, at: int = NOW
+) -> Decision:
+    asked = replace(request(service), narrowing=child, operation=operation)
+    return decide(asked, SNAPSHOT, fresh(at))
+
+
+GET = Operation("GET", "/api/pages")
+ALL = Narrowing(frozenset({"wiki", "notes"}), None, ENDS)
+SOME = replace(ALL, operations=("GET /api/**",))
+
+
+@pytest.mark.parametrize(
+    ("service", "child", "operation", "reason"),
+    [
+        ("wiki", ALL, None, None),
+        ("wiki", ALL, GET, None),
+        ("notes", ALL, None, None),
+        ("tickets", ALL, None, Reason.NARROWED),
+        ("wiki", SOME, None, None),
+        ("wiki", SOME, GET, None),
+        ("wiki", SOME, Operation("PUT", "/api/pages"), Reason.NARROWED),
+        ("wiki", SOME, Operation("GET", "/admin"), Reason.NARROWED),
+        ("notes", SOME, None, Reason.NARROWED),
+        ("wiki", replace(ALL, services=frozenset()), None, Reason.NARROWED),
+        ("vault", replace(ALL, services=frozenset({"vault"})), None, Reason.MISBOUND),
+        ("nothing", ALL, None, Reason.NO_GRANT),
+    ],
+)
+def test_a_child_is_refused_what_was_narrowed_away(
+    service: str, child: Narrowing, operation: Operation | None, reason: Reason | None
+) -> None:
+    """Service by service; request by request where they can be told apart, and else the whole stream."""
+    assert decided(service, child, operation).reason is reason
+
+
+@pytest.mark.parametrize("judge", [decide, redecide], ids=["new", "live"])
+def test_a_child_ends_at_its_time(judge: Callable[[Request, Snapshot, Moment], Decision]) -> None:
+    """New streams and live ones, and not a moment earlier."""
+    asked = replace(request(), narrowing=ALL)
+    reasons = [judge(asked, SNAPSHOT, fresh(at)).reason for at in (ENDS - 1, ENDS)]
+    assert reasons == [None, Reason.NARROWED]
+    assert next_boundary(asked, SNAPSHOT, fresh()) == ENDS
+
+
+@given(
+    st.sampled_from(["wiki", "notes", "tickets", "vault", "nothing"]),
+    st.frozensets(st.sampled_from(["wiki", "notes", "tickets", "vault"])),
+    st.none() | st.lists(PATTERNS, max_size=2).map(tuple),
+    st.none() | st.builds(Operation, st.sampled_from(["GET", "PUT"]), st.sampled_from(["/a", "/ab", "/a/b"])),
+)
+def test_a_child_never_has_more_than_its_session(
+    service: str,
+    services: frozenset[str],
+    operations: tuple[str, ...] | None,
+    operation: Operation | None,
+) -> None:
+    """Whatever its narrowing says: what the policy refuses to the session it refuses to the child."""
+    if decided(service, Narrowing(services, operations, ENDS), operation).allowed:
+        assert decided(service, None, operation).allowed
