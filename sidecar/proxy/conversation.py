@@ -62,7 +62,7 @@ def hosts_of(bindings: tuple[Binding, ...], agent: str, service: Service) -> fro
         if (binding.agent, binding.service) != (agent, service.name):
             continue
         if binding.path:
-            hosts.add("localhost")
+            hosts |= {"localhost", service.name}  # No web page reaches a Unix socket.
             continue
         names = {"127.0.0.1", "localhost", "[::1]", *({service.host.lower()} if service.host else ())}
         hosts |= {f"{name}:{binding.port}" for name in names}

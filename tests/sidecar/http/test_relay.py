@@ -7,10 +7,13 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pki.errors import RemoteError
+from sidecar.http.plain import PlainHttp
 from sidecar.http.relay import Settings
+from sidecar.http.seams import Asked, Body, Fields, Filter, Head
 from sidecar.policy.operation import HttpCall
 from sidecar.reasons import Reason
-from tests.sidecar.http.world import HOST, IDENTITY, REQUEST_ID, TRACEPARENT, Tool, relay, says
+from tests.sidecar.http.world import HOST, IDENTITY, REQUEST_ID, TRACEPARENT, Tool, World, relay, says
 
 GET = b"GET /api/pages HTTP/1.1\r\nHost: 127.0.0.1:15001\r\n\r\n"
 NO = GET.replace(b"/api", b"/no")
@@ -395,6 +398,123 @@ async def test_a_stalled_head_is_given_up(autojump_clock: object) -> None:
         assert why.status == 408
 
 
+# -- A dialect that reads bodies
+
+
+class Shouting(PlainHttp):
+    """Reads the whole request, forwards it in capitals, and looks into what comes back."""
+
+    inspects = True
+
+    async def read(self, head: Head, body: Body) -> Asked:
+        return Asked(head.call, (await body.whole(20)).upper())
+
+    def filter(self, asked: Asked, status: int, fields: Fields) -> Filter | None:  # noqa: ARG002 - the seam's
+        return Censor() if status == 200 else None
+
+
+class Censor:
+    """Passes on what is not "evil", in capitals; at the end it says so."""
+
+    holds_head = True
+
+    def feed(self, data: bytes) -> bytes:
+        if b"evil" in data:
+            raise RemoteError("evil")
+        return data.upper() if data != b"later" else b""
+
+    def end(self) -> bytes:
+        return b"!"
+
+
+async def repeats(tool: Tool) -> None:
+    """Sends the body back."""
+    while head := await tool.hear():
+        length = next(
+            (int(x[16:]) for x in head.lower().split(b"\r\n") if x.startswith(b"content-length")), 0
+        )
+        body = b""
+        while len(body) < length:
+            body += await tool.stream.receive_some(length - len(body))
+        tool.heard += body
+        said = body.lower()
+        await tool.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said))
+
+
+async def until_in(world: World, words: bytes) -> None:
+    while words not in world.buffered:
+        data = await world.agent.receive_some(65_536)
+        assert data, world.buffered
+        world.buffered += data
+
+
+async def test_a_dialect_may_read_the_request_first() -> None:
+    """What it gives is forwarded, with its own length; the tool is asked for no content coding."""
+    async with relay(repeats, Shouting()) as world:
+        await world.agent.send_all(post(b"hello", more=b"Accept-Encoding: gzip\r\n"))
+        await until_in(world, b"6\r\nHELLO!\r\n0\r\n\r\n")
+        assert world.heard.endswith(b"HELLO")
+        assert b"Accept-Encoding: identity" in world.heard
+        assert world.buffered.startswith(b"HTTP/1.1 200 ")
+        assert b"Transfer-Encoding: chunked" in world.buffered
+        [outcome] = world.judge.outcomes
+        assert (outcome.bytes_in, outcome.bytes_out) == (5, 6)
+
+
+async def test_who_waits_for_a_100_is_told_to_go_on_by_the_dialect() -> None:
+    """The tool is sent no Expect: the body is there already."""
+    async with relay(repeats, Shouting()) as world:
+        asked = post(b"hello", more=b"Expect: 100-continue\r\n")
+        await world.agent.send_all(asked.removesuffix(b"hello"))
+        assert (await world.response()).startswith(b"HTTP/1.1 100 ")
+        await world.agent.send_all(b"hello")
+        await until_in(world, b"HELLO")
+        assert b"expect" not in world.heard.lower()
+
+
+async def test_a_body_that_is_too_long_to_read_is_refused() -> None:
+    """413, and the tool hears nothing."""
+    async with relay(repeats, Shouting()) as world:
+        assert b" 413 " in await world.ask(post(b"x" * 30))
+        assert world.heard == b""
+        assert (await world.ask(post(b""))).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_body_that_breaks_while_it_is_read_is_refused() -> None:
+    """400, and the connection ends: nobody knows where the next request begins."""
+    async with relay(repeats, Shouting()) as world:
+        head = b"POST /e HTTP/1.1\r\nHost: 127.0.0.1:15001\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer = await world.ask(head + b"xyz\r\n")
+        assert b" 400 " in answer
+        assert b"Connection: close" in answer
+
+
+async def test_a_response_that_its_filter_refuses_is_a_502() -> None:
+    """As long as nothing of it has passed."""
+    async with relay(repeats, Shouting()) as world:
+        assert b" 502 " in await world.ask(post(b"evil"))
+        assert world.judge.outcomes[-1].status == 502
+
+
+async def test_a_response_that_its_filter_refuses_later_is_cut() -> None:
+    """What has passed cannot be taken back, and does not look complete."""
+
+    async def slowly(tool: Tool) -> None:
+        await tool.hear()
+        await tool.say(b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n")
+        for words in (b"later", b"first", b"evil"):
+            await trio.testing.wait_all_tasks_blocked()
+            await tool.say(words)
+
+    async with relay(slowly, Shouting()) as world:
+        await world.agent.send_all(GET)
+        await world.done.wait()
+        assert b"FIRST" in await world.everything()
+        assert b"0\r\n\r\n" not in world.buffered
+        assert world.broken is not None
+        assert not world.broken.near
+
+
 # -- Any bytes: refused, or the tool receives exactly what was decided on
 
 LINES = [
@@ -458,7 +578,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @given(mutated())
 def test_any_bytes_are_refused_or_the_tool_receives_what_was_decided_on(data: bytes) -> None:
     """Whoever reads what the tool received, however leniently, reads exactly the calls that were allowed."""
-    decided, heard = trio.run(relayed, data)
+    decided, heard = trio.run(relayed, data, clock=trio.testing.MockClock(autojump_threshold=0))
     for reader in (Reader(), Reader(takes_lf=True), Reader(length_first=True), Reader(unfolds=True)):
         assert reader.read(heard) == decided, reader
 
