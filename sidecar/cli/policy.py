@@ -5,19 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pki.errors import ConfigError, LockgateError
+from pki.errors import ConfigError, LocalError
 from sidecar.cli import policy_texts
 from sidecar.cli.operator import acting
 from sidecar.cli.policy_apply import apply, approve, large_option, rollback
-from sidecar.cli.policy_explain import explain
+from sidecar.cli.policy_explain import explain, roster_of, status_of
+from sidecar.cli.policy_pin import pin
 from sidecar.cli.policy_words import difference_rows, difference_text, table
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import clock_time
-from sidecar.control.client import call
 from sidecar.defaults import TOML_BYTES
 from sidecar.exits import Exit
 
 if TYPE_CHECKING:
+    from sidecar.policy.trials import Outcome
     from sidecar.snapshot import Roster
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
@@ -48,6 +49,33 @@ def check(settings: Settings, file: Path, strict: bool, large: bool) -> int:
     text = "\n".join([*lines, f"{file}: {'refused' if bad else 'good'}"])
     settings.emit({"file": str(file), "good": not bad, "findings": rows}, text)
     return Exit.NO if bad else Exit.YES
+
+
+@policy.command()
+@file_argument
+@click.option(
+    "--junit", "report", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML there, too."
+)
+@large_option
+@settings_options
+def test(settings: Settings, file: Path, report: Path | None, large: bool) -> int:
+    """Run the [[tests]] of a policy file. Exit code 1 when one fails."""
+    from pki.clock import SystemClock
+    from sidecar.policy.trials import outcomes
+
+    loaded = policy_texts.of_file(file, large=large).load()
+    assert loaded is not None  # noqa: S101 - it is a file
+    found = outcomes(loaded, SystemClock().wall())
+    if report is not None:
+        _write_junit(report, str(file), found)
+    failed = sum(not one.passed for one in found)
+    lines = [table(("LINE", "TEST", "EXPECTED", "", "WHY"), map(_trial_cells, found))] if found else []
+    lines.append(f"{file}: {len(found)} tests, {failed} failed")
+    settings.emit(
+        {"file": str(file), "passed": not failed, "tests": [_trial_row(one) for one in found]},
+        "\n".join(lines),
+    )
+    return Exit.NO if failed else Exit.YES
 
 
 @policy.command()
@@ -109,6 +137,31 @@ def ls(settings: Settings) -> int:
     return Exit.YES
 
 
+def _write_junit(path: Path, name: str, found: "list[Outcome]") -> None:
+    from sidecar.policy.junit import junit
+
+    try:
+        path.write_text(junit(name, found), encoding="utf-8")
+    except OSError as error:
+        raise LocalError(f"{path}: {error.strerror}") from None
+
+
+def _trial_cells(one: "Outcome") -> tuple[str, ...]:
+    verdict = "ok" if one.passed else "FAILED"
+    return str(one.test.line), one.title, str(one.test.expect), verdict, one.why
+
+
+def _trial_row(one: "Outcome") -> dict[str, Any]:
+    return {
+        "line": one.test.line,
+        "test": one.title,
+        "expect": one.test.expect,
+        "verdict": one.verdict,
+        "passed": one.passed,
+        "why": one.why,
+    }
+
+
 def _state(one: dict[str, Any], listing: dict[str, Any]) -> str:
     if one["sequence"] == listing["sequence"]:
         return " in force"
@@ -122,13 +175,8 @@ def _name(author: str) -> str:
 
 def _surroundings(settings: Settings) -> tuple["Roster | None", bool | None]:
     """The roster, and whether this is a dev mesh, as far as anything here can tell."""
-    from sidecar.snapshot import NodeMember, Roster
-
-    try:
-        answer = call(settings.paths.admin_sock, "GET", "/v1/status")
-    except LockgateError:
-        return None, settings.is_dev
-    return Roster({name: NodeMember(name, (), "", (), ()) for name in answer["nodes"]}, {}), answer["dev"]
+    status = status_of(settings)
+    return (roster_of(status, None), status["dev"]) if status else (None, settings.is_dev)
 
 
 def _findings(data: bytes, name: str, roster: "Roster | None", dev: bool | None) -> list[dict[str, Any]]:
@@ -161,5 +209,5 @@ def _row(severity: str, where: str, what: str, hint: str) -> dict[str, Any]:
     return {"severity": str(severity), "where": where, "what": what, "hint": hint}
 
 
-for _verb in (apply, approve, explain, rollback):
+for _verb in (apply, approve, explain, rollback, pin):
     policy.add_command(_verb)

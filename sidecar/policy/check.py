@@ -7,16 +7,13 @@ from fractions import Fraction
 
 from pki.clock import Wall
 from pki.errors import Fault
-from pki.ids import ID_BYTES, new_id
-from pki.spiffe import SpiffeId
-from sidecar.policy.asked import operation_of
-from sidecar.policy.decide import Request, decide
 from sidecar.policy.features import Feature
-from sidecar.policy.model import Agent, Callers, Expectation, Mode, Policy, Protocol, Service, Verdict, Window
+from sidecar.policy.model import Agent, Callers, Mode, Policy, Protocol, Service, Window
 from sidecar.policy.needless import cover_of, hidden_operations, why_never, why_never_asked
-from sidecar.policy.operation import TOOLS_CALL, HttpCall, Operation
+from sidecar.policy.operation import TOOLS_CALL, Operation
 from sidecar.policy.target import UnixTarget
-from sidecar.snapshot import Moment, NodeMember, Restrictions, Roster, Snapshot, nodes_of
+from sidecar.policy.trials import outcomes
+from sidecar.snapshot import Roster, nodes_of
 from sidecar.toml import did_you_mean
 
 ROOT_USERS = (0, "root")
@@ -226,41 +223,8 @@ def _empty_segments(policy: Policy) -> Iterator[Finding]:
             yield _warning(segment.line, f"segment {segment.name} has no services")
 
 
-ANYWHERE = "policy-test"
-"""A node that no roster here has, with all labels."""
-
-
 def _tests(policy: Policy, now: Wall) -> Iterator[Finding]:
-    """Ask :func:`decide` itself, on a mesh where all is well: every node joined, fresh, nothing locked."""
-    labels = {label for service in policy.services.values() for label in service.labels}
-    members = {name: NodeMember(name, (), "", (), ()) for name in _nodes_named(policy)}
-    members[ANYWHERE] = NodeMember(ANYWHERE, (), "", (), tuple(sorted(labels)))
-    snapshot = Snapshot(policy, "", Roster(members, {}), Restrictions(), "")
-    for test in policy.tests:
-        decision = decide(_request(test, policy, now), snapshot, Moment(now, now, now))
-        # What a segment that is only observed passes is still what the rules refuse.
-        verdict = Verdict.DENY if decision.would_deny else decision.verdict
-        if verdict is not test.expect:
-            why = f"grant {decision.rule}" if verdict is Verdict.ALLOW else decision.hint
-            what = (
-                f"test failed: agent {test.agent} to service {test.service}{_asked(test)}:"
-                f" {verdict}, not {test.expect}"
-            )
-            yield _error(test.line, what, why)
-
-
-def _request(test: Expectation, policy: Policy, now: Wall) -> Request:
-    service = policy.services[test.service]
-    home = min(policy.agents[test.agent].nodes, default="nowhere")
-    session = SpiffeId.for_agent("policy-test", test.agent, home, new_id(bytes(ID_BYTES)))
-    tool_node = ANYWHERE if service.labels else min(service.nodes, default="nowhere")
-    operation = operation_of(test.call, service, policy) if test.call else None
-    return Request(session, test.service, tool_node, (), Wall(now + 1), operation=operation)
-
-
-def _asked(test: Expectation) -> str:
-    """The request of a test, by its names."""
-    if test.call is None:
-        return ""
-    name = test.call.path if isinstance(test.call, HttpCall) else test.call.name
-    return f", {test.call.method} {name}"
+    for one in outcomes(policy, now):
+        if not one.passed:
+            what = f"test failed: {one.title}: {one.verdict}, not {one.test.expect}"
+            yield _error(one.test.line, what, one.why)

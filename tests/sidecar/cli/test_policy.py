@@ -221,3 +221,49 @@ def test_ls_lists_versions_and_proposals(daemon: FakeDaemon, ca: FakeCa, alice: 
         f"proposed by alice: {DIGEST[:12]}, until 1970-01-01 01:00:00 UTC",
     ]
     assert daemon.run("--operator", alice, "policy", "ls", "--json").json["canary"] == 2
+
+
+# Test
+
+
+TESTS = '[[tests]]\nagent = "researcher"\nservice = "wiki"\nexpect = "{}"\n'
+
+
+def test_the_tests_of_a_policy_are_run_and_listed(file: Path, tmp_path: Path) -> None:
+    """Exit code 1 when one fails, and what was answered instead."""
+    file.write_text(POLICY + TESTS.format("allow") + TESTS.format("deny"))
+    done = lockgate("policy", "test", file)
+    assert (done.code, done.err) == (Exit.NO, "")
+    assert done.out.splitlines() == [
+        "LINE  TEST                              EXPECTED          WHY",
+        "19    agent researcher to service wiki  allow     ok      grant read-wiki",
+        "23    agent researcher to service wiki  deny      FAILED  grant read-wiki",
+        f"{file}: 2 tests, 1 failed",
+    ]
+    body = lockgate("policy", "test", file, "--json").json
+    assert (body["passed"], [one["passed"] for one in body["tests"]]) == (False, [True, False])
+
+
+def test_a_policy_without_tests_passes_them(file: Path) -> None:
+    """And says that there are none."""
+    done = lockgate("policy", "test", file)
+    assert (done.code, done.out) == (Exit.YES, f"{file}: 0 tests, 0 failed\n")
+
+
+def test_a_junit_report_is_written_where_it_is_wanted(file: Path, tmp_path: Path) -> None:
+    """Each run anew; a place that cannot be written is one line."""
+    file.write_text(POLICY + TESTS.format("allow"))
+    report = tmp_path / "report.xml"
+    for _ in range(2):
+        assert lockgate("policy", "test", file, "--junit", report).code == Exit.YES
+    assert '<testcase classname="' in report.read_text()
+    done = lockgate("policy", "test", file, "--junit", tmp_path)
+    assert (done.code, done.err) == (Exit.NO, f"lockgate: {tmp_path}: Is a directory\n")
+
+
+def test_a_file_with_faults_has_no_tests_to_run(file: Path) -> None:
+    """Its faults are listed instead."""
+    file.write_text(POLICY + "[oops]\n")
+    done = lockgate("policy", "test", file)
+    assert (done.code, done.out) == (Exit.NO, "")
+    assert "oops: unknown key" in done.err
