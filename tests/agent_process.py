@@ -19,7 +19,7 @@ BELOW: dict[str, "subprocess.Popen[str]"] = {}
 class Sidecar(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(os.environ["AGENT_SOCK"])
+        self.sock.connect(os.environ["LOCKGATE_AGENT_SOCK"])
 
 
 def ask(method: str, path: str, body: object = None) -> Any:

@@ -137,10 +137,9 @@ def session(mesh: Mesh) -> Iterator[Agent]:
     program = mesh.root / "agent.py"
     program.write_text(Path(agent_process.__file__).read_text())
     program.chmod(0o644)
-    sock = mesh.member("agents-1") / "run" / "agent.sock"
     command = [*LOCKGATE, "--dir", str(mesh.member("agents-1")), "session", "exec", "--agent", "helper", "--"]
     process = subprocess.Popen(
-        [*command, "/usr/bin/env", f"AGENT_SOCK={sock}", "python3", "-I", str(program)],
+        [*command, "/usr/bin/env", "python3", "-I", str(program)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

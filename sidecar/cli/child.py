@@ -41,13 +41,14 @@ def child(settings: Settings, command: tuple[str, ...], **options: Any) -> int:
         "life": options["life"] and max(1, options["life"] // SECOND),
     }
     said = {name: value for name, value in wanted.items() if value is not None}
+    sock = settings.paths.agent_sock
     try:
-        started = call(settings.paths.agent_sock, "POST", "/v1/children", said)
+        started = call(sock, "POST", "/v1/children", said)
     except LockgateError as error:
         click.echo(f"lockgate: {error}", err=True)
         return Exit.EXEC_FAILED
     # We are the child from here on. It ends when its last process does, and needs nobody to say so.
-    return run_command(list(command), environment(started), started["uid"])
+    return run_command(list(command), environment(started, sock), started["uid"])
 
 
 @click.command()

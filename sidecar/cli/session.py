@@ -76,7 +76,7 @@ def execute(settings: Settings, agent: str, command: tuple[str, ...]) -> int:
         click.echo(f"lockgate: {error}", err=True)
         return Exit.EXEC_FAILED
     try:
-        return run_command(list(command), environment(held.first), held.first["uid"])
+        return run_command(list(command), environment(held.first, sock), held.first["uid"])
     finally:
         _finish(sock, held)
 
@@ -185,13 +185,17 @@ def _finish(sock: Path, held: Held) -> None:
         held.close()
 
 
-def environment(started: dict[str, Any]) -> dict[str, str]:
+def environment(started: dict[str, Any], sock: Path) -> dict[str, str]:
     """What a session's command finds in its environment."""
     services = {
         f"LOCKGATE_{service.upper().replace('-', '_')}_ADDR": address
         for service, address in started["services"].items()
     }
-    own = {"LOCKGATE_SESSION": started["session"], "TRACEPARENT": started["traceparent"]}
+    own = {
+        "LOCKGATE_SESSION": started["session"],
+        "LOCKGATE_AGENT_SOCK": str(sock.absolute()),
+        "TRACEPARENT": started["traceparent"],
+    }
     # Not ours: where an operator's passphrase lies is none of an agent's business.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LOCKGATE_")}
     return {**inherited, **services, **own}

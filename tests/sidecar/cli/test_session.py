@@ -1,5 +1,6 @@
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -132,7 +133,8 @@ def test_a_command_finds_its_session_in_its_environment(monkeypatch: pytest.Monk
     """Beside all that was there; what was there of another session is replaced."""
     monkeypatch.setenv("TRACEPARENT", "another")
     monkeypatch.setenv("KEPT", "yes")
-    found = environment(STARTED)
+    found = environment(STARTED, Path("/run/agent.sock"))
     assert found["LOCKGATE_SESSION"] == ID
     assert found["LOCKGATE_BIG_DATA_ADDR"] == "unix:/run/x"
     assert (found["TRACEPARENT"], found["KEPT"]) == (TRACE, "yes")
+    assert found["LOCKGATE_AGENT_SOCK"] == "/run/agent.sock"
