@@ -31,10 +31,11 @@ tests: .venv/.installed-dev
 	@.ci/system-packages
 	@$(PYTHON) -m pytest
 
-# What takes long to be believed: ten times as many kills under load, and fuzzing.
+# What takes long to be believed: ten times as many kills under load, five times as many callers, and fuzzing.
 test-long: .venv/.installed-dev fuzz
 	@.ci/system-packages
 	@LOCKGATE_ROUNDS=200 $(PYTHON) -m pytest tests/test_crashes.py
+	@LOCKGATE_STORM=10000 $(PYTHON) -m pytest tests/test_storm.py
 
 # Coverage-guided fuzzing of everything that reads bytes from outside: FUZZ_SECONDS for each.
 FUZZ_SECONDS := 60

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.mesh import LOCKGATE, Done, Mesh, dev_mesh, has, is_root, until
+from tests.namespaces import network_namespace
 
 NODE = "agents-1"
 VISITOR, STRANGER = 64_001, 64_002
@@ -121,19 +122,6 @@ def run(*command: str, given: str | None = None) -> Done:
 
 
 @contextmanager
-def network_namespace(name: str) -> Iterator[str]:
-    """One with a loopback and nothing else."""
-    made = run("ip", "netns", "add", name)
-    if made.code:
-        pytest.skip(f"no network namespaces here: {made.err.strip()}")
-    try:
-        assert run("ip", "-n", name, "link", "set", "lo", "up").code == 0
-        yield name
-    finally:
-        run("ip", "netns", "del", name)
-
-
-@contextmanager
 def wiki(netns: str) -> Iterator[None]:
     command = [f"--net=/run/netns/{netns}", sys.executable, "-m", "sidecar.dev.wiki", str(TOOL)]
     with subprocess.Popen(["nsenter", *command], stdin=subprocess.DEVNULL) as process:
@@ -147,7 +135,7 @@ def wiki(netns: str) -> Iterator[None]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One for the whole file."""
     with ExitStack() as stack:
-        netns = stack.enter_context(network_namespace(f"lockgate-test-{os.getpid()}"))
+        netns = stack.enter_context(network_namespace())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lg-")))
         folder.chmod(0o755)
         stack.enter_context(wiki(netns))
