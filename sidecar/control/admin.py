@@ -10,6 +10,7 @@ from starlette.routing import Route
 from pki.errors import RefusedError
 from sidecar.control import state, statements
 from sidecar.control.bypass import bypass_route
+from sidecar.control.pins import pin_routes
 from sidecar.control.unix import ERROR_HANDLERS, answer
 from sidecar.node import Node
 from sidecar.proxy.streams import Live
@@ -40,6 +41,7 @@ def admin_app(node: Node, reload: state.Reload) -> Starlette:
             state.reload_route(reload),
             state.policy_route(node.member, node.seams.objects),
             bypass_route(node),
+            *pin_routes(node),
             *statements.routes(node.member, node.trust_domain),
         ],
         exception_handlers=ERROR_HANDLERS,

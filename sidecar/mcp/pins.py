@@ -20,6 +20,8 @@ from sidecar.policy.operation import Json
 MAX_TOOLS = 1_000
 """Of one service: what a tool's server may make this node remember."""
 MAX_NAME_CHARS = 256
+MIN_DIGITS = 8
+"""Of a digest that somebody names: enough that no server finds another definition with them by the way."""
 _DEFINING = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
 _ORDER = (Risk.LOW, Risk.MEDIUM, Risk.HIGH)
 
@@ -60,10 +62,13 @@ def raised(risk: Risk | None, hint: Risk) -> Risk:
     return max(risk or Risk.LOW, hint, key=_ORDER.index)
 
 
+Changed = Callable[[Key, Pin], None]
+
+
 class Pins:
     """What this node has seen of its tools. ``changed`` is called when there is something new to keep."""
 
-    def __init__(self, known: Mapping[Key, Pin], changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, known: Mapping[Key, Pin], changed: Changed = lambda _key, _pin: None) -> None:
         self._pins = dict(known)
         self._changed = changed
 
@@ -82,7 +87,7 @@ class Pins:
         made = replace(pin, seen=seen, risk=hinted_risk(tool)) if pin else Pin(seen, seen, hinted_risk(tool))
         if made != pin:
             self._pins[key] = made
-            self._changed()
+            self._changed(key, made)
         return seen == policy.get(key, made.approved)
 
     def fault(self, service: str, tool: str, policy: Mapping[Key, str]) -> str:
@@ -97,18 +102,18 @@ class Pins:
             return ""
         return f"the definition of {tool} has changed since it was first seen here"
 
-    def approve(self, service: str, tool: str, seen: str = "") -> Pin:
-        """What was seen last counts from now on; LocalError where nothing was, or it is not ``seen`` (a prefix)."""
+    def approve(self, service: str, tool: str, seen: str) -> Pin:
+        """What was seen last counts from now on; LocalError where nothing was, or it does not begin with ``seen``."""
         key = (service, tool)
         pin = self._pins.get(key)
         if pin is None:
             raise LocalError(
                 f"{service} {tool}: this node has seen no such tool; see: lockgate policy pin ls"
             )
-        if not pin.seen.startswith(seen):
+        if len(seen) < MIN_DIGITS or not pin.seen.startswith(seen):
             raise LocalError(f"{service} {tool}: it was seen as {pin.seen} last, not as {seen}")
         self._pins[key] = made = replace(pin, approved=pin.seen)
-        self._changed()
+        self._changed(key, made)
         return made
 
     def risk(self, service: str, tool: str) -> Risk:

@@ -6,7 +6,7 @@ import trio
 from pki.errors import LocalError
 from sidecar.mcp.owners import Owners
 from sidecar.mcp.pinfile import PinFile
-from sidecar.mcp.pins import Pin, Pins
+from sidecar.mcp.pins import Changed, Key, Pin, Pins
 
 RETRY_SECONDS = 5.0
 
@@ -16,9 +16,10 @@ log = structlog.get_logger(__name__)
 class Servers:
     """One for a node. Without a ``file`` pins last as long as the process."""
 
-    def __init__(self, file: PinFile | None = None) -> None:
-        """Raises LocalError for a damaged file."""
+    def __init__(self, file: PinFile | None = None, drifted: Changed = lambda _key, _pin: None) -> None:
+        """``drifted`` is told of a tool that is seen as another than it was. Raises LocalError for a damaged file."""
         self._file = file
+        self._drifted = drifted
         self._changed = trio.Event()
         self._writing = trio.Lock()
         self.owners = Owners()
@@ -41,8 +42,10 @@ class Servers:
                 await trio.sleep(RETRY_SECONDS)
                 self._changed.set()
 
-    def _see(self) -> None:
+    def _see(self, key: Key, pin: Pin) -> None:
         self._changed.set()
+        if pin.drifted:
+            self._drifted(key, pin)
 
     async def _save(self) -> None:
         async with self._writing:

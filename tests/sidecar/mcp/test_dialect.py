@@ -129,7 +129,8 @@ async def test_a_tool_that_has_changed_is_hidden(mode: Mode) -> None:
         async with client(world, mode) as agent:
             assert "get_ticket" not in [tool.name for tool in (await agent.list_tools()).tools]
             assert "has changed" in world.server.pins.fault("tickets", "get_ticket", {})
-            world.server.pins.approve("tickets", "get_ticket")
+            seen = dict(world.server.pins)["tickets", "get_ticket"].seen
+            world.server.pins.approve("tickets", "get_ticket", seen)
             assert "get_ticket" in [tool.name for tool in (await agent.list_tools(cache_mode="bypass")).tools]
 
 

@@ -14,7 +14,7 @@ NO_POLICY: dict[tuple[str, str], str] = {}
 def test_a_tool_is_pinned_when_it_is_seen_first() -> None:
     """And seen again as it was, nothing has changed that would have to be kept."""
     changes: list[bool] = []
-    pins = Pins({}, lambda: changes.append(True))
+    pins = Pins({}, lambda _key, _pin: changes.append(True))
     assert pins.see("wiki", TOOL, NO_POLICY)
     assert pins.see("wiki", dict(reversed(TOOL.items())), NO_POLICY)
     assert list(pins) == [(("wiki", "get"), Pin(digest(TOOL), digest(TOOL)))]
@@ -31,7 +31,7 @@ def test_a_tool_that_drifts_is_refused_until_it_is_approved() -> None:
     assert pins.see("wiki", TOOL, NO_POLICY)
     assert pins.fault("wiki", "get", NO_POLICY) == ""
     pins.see("wiki", CHANGED, NO_POLICY)
-    assert not pins.approve("wiki", "get").drifted
+    assert not pins.approve("wiki", "get", digest(CHANGED)).drifted
     assert pins.fault("wiki", "get", NO_POLICY) == ""
     assert not pins.see("wiki", TOOL, NO_POLICY)
 
@@ -49,11 +49,13 @@ def test_an_approval_is_of_what_the_admin_looked_at() -> None:
     pins = Pins({})
     pins.see("wiki", TOOL, NO_POLICY)
     pins.see("wiki", CHANGED, NO_POLICY)
-    with pytest.raises(LocalError, match="not as 00"):
-        pins.approve("wiki", "get", "00")
+    with pytest.raises(LocalError, match="not as 0000"):
+        pins.approve("wiki", "get", "0" * 64)
+    with pytest.raises(LocalError, match="not as "):
+        pins.approve("wiki", "get", digest(CHANGED)[:7])
     pins.approve("wiki", "get", digest(CHANGED)[:8])
     with pytest.raises(LocalError, match="seen no such tool"):
-        pins.approve("wiki", "put")
+        pins.approve("wiki", "put", "")
 
 
 def test_the_policy_s_pin_wins() -> None:
@@ -63,7 +65,7 @@ def test_the_policy_s_pin_wins() -> None:
     assert "not seen its definition yet" in pins.fault("wiki", "get", policy)
     assert not pins.see("wiki", TOOL, policy)
     assert "not defined as the policy pins it" in pins.fault("wiki", "get", policy)
-    pins.approve("wiki", "get")
+    pins.approve("wiki", "get", digest(TOOL))
     assert pins.fault("wiki", "get", policy) != ""
     assert pins.see("wiki", CHANGED, policy)
     assert pins.fault("wiki", "get", policy) == ""
