@@ -79,6 +79,8 @@ class NodeLimits(Table):
     handshakes_per_address: Count = defaults.HANDSHAKES_PER_ADDRESS
     handshakes: Count = defaults.HANDSHAKES
     streams: Count = defaults.STREAMS
+    read_requests: Count = defaults.READ_REQUESTS
+    mutate_requests: Count = defaults.MUTATE_REQUESTS
     half_close_idle: Idle = defaults.HALF_CLOSE_IDLE
     idle: Idle = defaults.STREAM_IDLE
     lifetime: Idle = defaults.STREAM_LIFETIME

@@ -19,6 +19,7 @@ from pki.spiffe import SpiffeId
 from pki.statement import Statement, Wire
 from sidecar.address import Address
 from sidecar.aftermath import Aftermath, Receipted
+from sidecar.audit import record
 from sidecar.audit.overheard import Overheard
 from sidecar.audit.statements import records_of
 from sidecar.audit.writer import AuditWriter
@@ -31,6 +32,7 @@ from sidecar.gossip.member import Member
 from sidecar.identity import Credential, ca_of
 from sidecar.lifecycle import room_for_streams
 from sidecar.mcp.pinfile import PinFile
+from sidecar.mcp.pins import Key, Pin
 from sidecar.mcp.servers import Servers
 from sidecar.net import dial_tcp
 from sidecar.objects import Objects
@@ -41,8 +43,10 @@ from sidecar.proxy.agent import AgentSide, Kernel
 from sidecar.proxy.carry import Carrier, Sight
 from sidecar.proxy.local_tls import LocalTls
 from sidecar.proxy.pool import Pool
+from sidecar.proxy.rooms import Rooms
 from sidecar.proxy.streams import Limits, LiveTable
 from sidecar.proxy.tool import ToolSide
+from sidecar.reasons import Reason
 from sidecar.receipts import receipts
 from sidecar.session.cgroup import SessionCgroups
 from sidecar.session.children import ChildLife
@@ -89,7 +93,8 @@ class Node:
             clock=seams.clock,
             limits=Limits(limits.idle, limits.half_close_idle, limits.lifetime),
             max_streams=min(limits.streams, room_for_streams()),
-            servers=Servers(seams.pins),
+            rooms=Rooms(limits.read_requests, limits.mutate_requests),
+            servers=Servers(seams.pins, self._note_drift),
         )
         self.certificates = Certificates(credential, self.member, self.carrier, config.ca)
         self.users = Users(self.name, lambda: self.member.snapshot.policy)
@@ -134,6 +139,7 @@ class Node:
         limits = config.limits
         streams = Limits(limits.idle, limits.half_close_idle, limits.lifetime)
         self.carrier.reconfigure(streams, min(limits.streams, room_for_streams()))
+        self.carrier.rooms.read, self.carrier.rooms.mutate = limits.read_requests, limits.mutate_requests
 
     def standing(self) -> Standing:
         snapshot = self.member.snapshot
@@ -189,6 +195,10 @@ class Node:
         now, epoch = self.seams.clock.wall(), self.member.bundle.epoch
         return receipts(self.credential, epoch, statements, cut, now)
 
+    def _note_drift(self, key: Key, pin: Pin) -> None:
+        facts = {"service": key[0], "tool": key[1], "approved": pin.approved, "seen": pin.seen}
+        self.seams.audit.append(record.finding(self.seams.clock.wall(), Reason.TOOL_DRIFT, facts))
+
     async def _drop_strangers(self) -> None:
         await self.tool.drop_strangers()
 
@@ -203,6 +213,7 @@ class Node:
             table.overdue(now)
             self.life.watch(now)
             self.carrier.cut_unrecorded()
+            self.carrier.quotas.forget_unused(now)
             self.children.tidy(self.member.moment().now)
             self.sessions.tidy()
             deadline = table.next_deadline()

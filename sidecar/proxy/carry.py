@@ -329,7 +329,10 @@ async def _await_statement(live: Live) -> None:
 
 def _is_required(request: Request, snapshot: Snapshot) -> bool:
     service = snapshot.policy.services.get(request.service) if snapshot.policy else None
-    return service is not None and service.segment.audit is Audit.REQUIRED
+    if service is None:
+        return False
+    special = service.special(request.operation)
+    return (special.segment if special else service.segment).audit is Audit.REQUIRED
 
 
 def _ended(broken: Broken, arrival: Arrival) -> EndedError:

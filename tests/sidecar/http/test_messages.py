@@ -44,9 +44,9 @@ def test_messages_come_one_after_the_other() -> None:
     head = messages.head()
     assert isinstance(head, h11.Request)
     assert head.method == b"POST"
-    assert not messages.is_complete
+    before = messages.is_complete
     assert body(messages) == b"hello"
-    assert messages.is_complete
+    assert (before, messages.is_complete) == (False, True)
     assert answer(messages).startswith(b"HTTP/1.1 200 ")
     assert messages.next_exchange()
     assert not messages.is_idle
@@ -175,9 +175,9 @@ def test_who_waits_for_a_100_is_known() -> None:
     """Until it is told to go on."""
     messages = fed(POST[:-5].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
     assert messages.head() is not None
-    assert messages.waits_for_go_on
+    before = messages.waits_for_go_on
     messages.write(h11.InformationalResponse(status_code=100, headers=[]))
-    assert not messages.waits_for_go_on
+    assert (before, messages.waits_for_go_on) == (True, False)
 
 
 def test_1xx_responses_come_before_the_final_one() -> None:

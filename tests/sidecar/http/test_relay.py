@@ -457,6 +457,7 @@ async def test_a_dialect_may_read_the_request_first() -> None:
         assert b"Accept-Encoding: identity" in world.heard
         assert world.buffered.startswith(b"HTTP/1.1 200 ")
         assert b"Transfer-Encoding: chunked" in world.buffered
+        await trio.testing.wait_all_tasks_blocked()
         [outcome] = world.judge.outcomes
         assert (outcome.bytes_in, outcome.bytes_out) == (5, 6)
 

@@ -6,10 +6,11 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from pki.clock import HOUR, SECOND, Wall
+from pki.clock import HOUR, MINUTE, SECOND, Wall
 from pki.errors import RemoteError
 from pki.ids import new_id
 from sidecar.audit.record import Kind
+from sidecar.policy.model import Policy, Quota, Window
 from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.arrival import EndedError
 from sidecar.proxy.carry import STATEMENT_SECONDS, Carrier
@@ -25,6 +26,7 @@ from tests.datapath import (
     ScriptedArrival,
     apply,
     carrier,
+    policy,
     subject,
 )
 
@@ -315,6 +317,57 @@ async def test_a_limit_that_was_changed_holds_for_the_next_stream(
         scene.clock.ahead += SECOND
         carries.table.overdue(scene.clock.boot())
     assert log.end.fields["reason"] == Reason.LIFETIME
+
+
+# -- Quotas
+
+
+def limited(quota: Quota) -> Policy:
+    """The usual policy, with a quota of the agent."""
+    one = policy()
+    return replace(one, agents={"researcher": replace(one.agents["researcher"], quota=quota)})
+
+
+async def test_a_quota_of_streams_refuses_with_its_reason(
+    scene: Scene, carries: Carrier, log: LogBook
+) -> None:
+    """limit; and there is room again when one has ended."""
+    scene.policy = limited(Quota(1, None, None))
+    async with trio.open_nursery() as nursery:
+        first, second = (
+            ScriptedArrival(log),
+            ScriptedArrival(log, subject=subject(stream=b"another-16-bytes")),
+        )
+        nursery.start_soon(carries.carry, first)
+        await trio.testing.wait_all_tasks_blocked()
+        await carries.carry(second)
+        assert second.refusal is not None
+        assert (second.refusal.reason, second.refusal.line) == (
+            Reason.LIMIT,
+            policy().agents["researcher"].line,
+        )
+        assert "streams of agent researcher" in second.refusal.hint
+        await end_both(first)
+    third = ScriptedArrival(log, subject=subject(stream=b"a-third-16-bytes"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(carries.carry, third)
+        await trio.testing.wait_all_tasks_blocked()
+        assert third.refusal is None
+        await end_both(third)
+
+
+async def test_a_quota_of_bytes_cuts_the_stream_that_passes_too_many(
+    scene: Scene, carries: Carrier, log: LogBook
+) -> None:
+    """What is over the limit does not pass."""
+    scene.policy = limited(Quota(None, None, Window(4, MINUTE)))
+    arrival = ScriptedArrival(log)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(carries.carry, arrival)
+        await arrival.client.send_all(b"four")
+        assert await arrival.target.receive_some(10) == b"four"
+        await arrival.client.send_all(b"!")
+    assert log.end.fields["reason"] == Reason.LIMIT
 
 
 # -- Broken

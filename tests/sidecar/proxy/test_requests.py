@@ -327,3 +327,12 @@ async def test_a_renewed_certificate_leaves_the_request_in_force(stage: Stage) -
     assert stage.arrival.live is not None
     assert stage.arrival.live.request.operation is not None
     assert stage.arrival.live.id == new_id(b"one-stream-16-by")
+
+
+async def test_a_request_that_needs_the_log_ends_without_it(stage: Stage) -> None:
+    """Its stream's own segment does not need it, what is being done over it does."""
+    await stage.ask(b"POST /api/orders/1 HTTP/1.1\r\nContent-Length: 0\r\n" + HOST + b"\r\n")
+    stage.log.available = False
+    assert stage.carrier.cut_unrecorded() == [stage.arrival.live]
+    await trio.testing.wait_all_tasks_blocked()
+    assert stage.log.end.fields["reason"] == Reason.AUDIT_UNAVAILABLE

@@ -54,7 +54,7 @@ def test_what_a_child_has_left_is_a_fact() -> None:
         "children": ["c1"],
     }
     whole = ruling(replace(request(), narrowing=replace(left, operations=None)), YES, sight()).facts
-    assert whole["narrowing"] == {**facts["narrowing"], "operations": None}  # type: ignore[dict-item] # just seen
+    assert whole["narrowing"] == {**facts["narrowing"], "operations": None}
 
 
 def test_an_operation_is_spelled_by_its_names() -> None:
