@@ -4,6 +4,7 @@ As root: only root may be another user and make cgroups.
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(SessionCgroups.of_machine().mount is None, reason="no cgroup v2"),
 ]
 
+ROOT = Path(__file__).parents[1]
 NODES = ("agents-1", "tools-1")
 
 POLICY = """
@@ -274,6 +276,19 @@ def test_a_child_ends_with_its_time(mesh: Mesh, agent: Agent) -> None:
     for node in NODES:
         assert recorded(mesh, node, kind="cut", session=name)["reason"] in ("narrowed", "revoked")
     assert recorded(mesh, "agents-1", kind="session", what="ended", session=name)["why"] == "its time is over"
+
+
+def test_the_examples_of_the_document_run_as_they_stand(mesh: Mesh) -> None:
+    """In a session, one after the other; the helper that they start is `true`."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/local-api.md").read_text(), re.DOTALL)
+    program = "\n".join(blocks).replace('["./summarise", "notes"]', '["true"], check=True')
+    assert len(blocks) == 3
+    done = mesh.cli("session", "exec", "--agent", "researcher", "--", "python3", "-I", "-c", program)
+    assert done.code == 0, done.err
+    name, agent, *_ = done.out.split()
+    assert (len(name), agent) == (26, "researcher")
+    [child] = mesh.records("agents-1", kind="session", what="started", parents=[name])
+    assert (child["services"], child["operations"]) == (["wiki"], ["GET /api/**"])
 
 
 def test_the_command_line_does_the_same(mesh: Mesh) -> None:
