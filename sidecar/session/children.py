@@ -1,12 +1,11 @@
 """The life of child sessions: a process narrows what it and all that it starts may do, and cannot go back.
 
     process ── agent.sock ──> who calls?  its cgroup says which session or child it is
-                              make        a step signed by no one yet: its digest is the child's id
+                              make        a step, not signed yet: its digest is the child's id
                               take in     the caller, by a handle on that very process, into a cgroup of the child's own
 
 A child is told from its parent by its cgroup and by nothing else: they run as one user, so a uid says nothing, and
-what is no secret from the parent's files is no secret from the child. Where this daemon can make no cgroup there are
-no children. The step is signed when it is proven, by the key that the session has then.
+what the parent can read, so can the child. Where this daemon can make no cgroup there are no children. The step is signed when it is proven, by the key that the session has then.
 
 A child ends with its time, with its session, with any child between, and when no process is in its cgroup any more.
 Its end is said to no other node: no other can be asked for it, since only this one can prove it, and its streams are
@@ -58,19 +57,19 @@ class ChildLife:
             started=self._carrier.clock.wall(),
             trace=child_trace(parent.trace, token_bytes(SPAN_ENTROPY)),
             cgroup=self._confine(found.children[-1], pidfd),
+            agent=parent.id.name,
         )
         self._sessions.add_child(child)
-        self._note("started", child, parent.id.name, _facts(child, parent.uid))
+        self._note("started", child, _facts(child, parent.uid))
         return parent.narrowed(child)
 
-    def end(self, child: Child, why: str = "") -> None:
+    def end(self, child: Child, why: str = "asked") -> None:
         """End a child and all below it, here and at once; their streams are cut."""
         for one in self._sessions.children:
             if one is not child and child.id not in one.parents:
                 continue
-            session = self._sessions.find(one.id)
             self._sessions.remove_child(one)
-            self._note("ended", one, session.id.name if session else "", {"why": why} if why else {})
+            self._note("ended", one, {"why": why})
         for live in list(self._carrier.table):
             left = live.request.narrowing
             if left is not None and child.id in left.children:
@@ -112,10 +111,10 @@ class ChildLife:
             raise RefusedError(f"child: {error}") from None
         return cgroup
 
-    def _note(self, what: str, child: Child, agent: str, facts: record.Facts) -> None:
+    def _note(self, what: str, child: Child, facts: record.Facts) -> None:
         now = self._carrier.clock.wall()
         known: record.Facts = {"parents": list[record.Value](child.parents), **facts}
-        self._carrier.audit.append(record.session(now, what, child.id, agent, known))
+        self._carrier.audit.append(record.session(now, what, child.id, child.agent, known))
 
 
 def _facts(child: Child, uid: int) -> record.Facts:

@@ -24,6 +24,7 @@ class Child:
     started: Wall
     trace: str
     cgroup: SessionCgroup
+    agent: str = ""
 
     @property
     def id(self) -> str:

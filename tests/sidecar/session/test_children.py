@@ -219,7 +219,8 @@ async def test_the_end_of_a_session_is_the_end_of_its_children(family: Family) -
     assert family.sessions.of_agent("researcher") == []
     family.life.tidy(NOW)
     assert family.sessions.children == []
-    assert [one["why"] for one in family.notes("ended")] == ["its session ended"]
+    [ended] = family.notes("ended")
+    assert (ended["why"], ended["agent"], ended["parents"]) == ("its session ended", "researcher", [SESSION])
 
 
 @pytest.mark.parametrize("at", [NOW + MINUTE - 1, NOW + MINUTE])
