@@ -1,6 +1,7 @@
 """A cgroup for each session, so that the kernel can tell one agent's sessions apart.
 
     <cgroup v2 mount>/lockgate/<session>        root-owned, 0700; membership only, no controllers
+    <cgroup v2 mount>/lockgate/lock             the same; what daemons lock while they make one or sweep
 
 A socket carries the cgroup its creator was in, and sock_diag reports that by id: the inode number of the
 directory, which the kernel uses once between boots. It is attribution only as long as no agent can move itself:
@@ -38,6 +39,7 @@ from sidecar.pidfd import pid_of
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 TREE = "lockgate"
+LOCK = "lock"
 
 _ROOT_UID = 0
 _MAX_FILE_BYTES = 65_536
@@ -185,20 +187,25 @@ class SessionCgroups:
 
     def sweep(self, live: Container[str]) -> list[SessionCgroup]:
         """Remove the empty cgroups of sessions that no daemon knows; the others of those, still populated."""
-        if self.mount is None or not (self.mount / TREE).is_dir():
+        if self.mount is None:
             return []
-        with _locked(self.mount / TREE):
-            stale = [one for one in self.standing() if one.session not in live and not _is_claimed(one.path)]
-            return [one for one in stale if one.populated() or not one.remove()]
+        try:
+            with _locked(self.mount / TREE):
+                stale = [one for one in self.standing() if one.session not in live]
+                left = [one for one in stale if not _is_claimed(one.path)]
+                return [one for one in left if one.populated() or not one.remove()]
+        except OSError:  # There is no tree, or it is root's and we are not: nothing there is ours.
+            return []
 
     def _make(self, session: str) -> SessionCgroup:
         if self.mount is None:
             raise LocalError("cgroup v2 is not mounted")
         tree = self.mount / TREE
-        tree.mkdir(mode=0o700, exist_ok=True)
+        tree.mkdir(exist_ok=True)
         if not self._is_ours(tree.lstat()):
             raise LocalError(f"{tree} is not a directory that only root may write")
-        tree.chmod(0o700)  # Nobody else may open it, and so hold a lock on it.
+        tree.chmod(0o755)  # Daemons that are not root see which cgroups are sessions', too.
+        (tree / LOCK).mkdir(mode=0o700, exist_ok=True)
         path = tree / session
         with _locked(tree):  # Before our claim stands, a daemon that starts could take it for a dead one's.
             path.mkdir(mode=0o700)
@@ -228,7 +235,8 @@ def _octet(escape: re.Match[bytes]) -> bytes:
 @contextmanager
 def _locked(tree: Path) -> Iterator[None]:
     """Keep other daemons of this machine from making or sweeping meanwhile: milliseconds."""
-    held = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    # Nobody but root may open it: whoever can, can hold the lock for ever.
+    held = os.open(tree / LOCK, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield

@@ -18,7 +18,7 @@ from pki.errors import LocalError
 from pki.ids import new_id
 from sidecar.proxy.attribute import Attribution, Candidate, Method, attribute
 from sidecar.proxy.sockdiag import SockDiag
-from sidecar.session.cgroup import TREE, SessionCgroup, SessionCgroups, cgroup2_mounts
+from sidecar.session.cgroup import LOCK, TREE, SessionCgroup, SessionCgroups, cgroup2_mounts
 
 FIRST, SECOND, THIRD = (new_id(bytes([number]) * 16) for number in range(3))
 NOBODY = 65534
@@ -252,6 +252,27 @@ def test_sweeping_removes_only_what_is_stale_and_empty(cgroups: SessionCgroups, 
         [live, populated], key=lambda one: one.path
     )
     assert (tmp_path / TREE / "not-a-session").exists()
+
+
+def test_a_daemon_that_is_not_root_sees_the_cgroups_of_others_and_sweeps_none(
+    cgroups: SessionCgroups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their processes are none of its sessions; whether they are live it cannot know."""
+    left = made(cgroups, FIRST)
+    populate(left, "populated 0\n")
+    forsake(left)
+    assert (tmp_path / TREE).stat().st_mode & 0o777 == 0o755
+    assert {one.stat().st_mode & 0o777 for one in (tmp_path / TREE).iterdir()} == {0o700}
+    opened = os.open
+
+    def refused(path: Path, flags: int) -> int:
+        if path.name == LOCK:
+            raise PermissionError
+        return opened(path, flags)
+
+    monkeypatch.setattr("sidecar.session.cgroup.os.open", refused)
+    assert cgroups.sweep(set()) == []
+    assert [one.session for one in cgroups.standing()] == [FIRST]
 
 
 def test_a_tree_that_was_never_made_is_empty(cgroups: SessionCgroups) -> None:
