@@ -28,6 +28,12 @@ listen = {listen}
 
 OWN_RULES = """
 [[grants]]
+id = "write-pages"
+agents = ["researcher"]
+services = ["wiki"]
+http = [{ methods = ["POST"], path = "/api/pages/**" }]
+
+[[grants]]
 id = "to-the-test"
 agents = ["researcher"]
 services = ["probe", "sealed"]

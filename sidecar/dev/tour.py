@@ -15,7 +15,7 @@ from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from pki.errors import LockgateError
@@ -72,6 +72,10 @@ def _ungranted(mesh: Mesh) -> Iterable[str]:
     expect(status == 0, f"the vault answered {status}")
     record = find(mesh, AGENTS, kind="denied", service="vault")
     yield f"refused; on record as {record['reason']}: {record.get('hint', '')}"
+    status, body = fetch(f"{_url(mesh, 'wiki')}/api/pages/welcome", b"mine now")
+    expect(status == 403, f"writing a page was answered {status}")
+    refusal = json.loads(body)
+    yield f"POST to the wiki, which it may read  ->  403 {refusal['reason']}: {refusal['hint']}"
 
 
 def _stranger(mesh: Mesh) -> Iterable[str]:
@@ -82,7 +86,7 @@ def _stranger(mesh: Mesh) -> Iterable[str]:
         yield "skipped: it takes root, setpriv and curl to become another user"
         return
     url = f"{_url(mesh, 'wiki')}/api/pages"
-    command = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", curl, "-s", "-m", "10", url]
+    command = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", curl, "-sf", "-m", "10", url]
     done = subprocess.run(command, capture_output=True, check=False)
     expect(done.returncode != 0 and not done.stdout, "another user was let in")
     record = find(mesh, AGENTS, kind="denied", reason="wrong_caller")
@@ -170,11 +174,14 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return answer
 
 
-def fetch(url: str) -> tuple[int, bytes]:
-    """Status and body of a GET; 0 and nothing when the connection is refused or cut."""
+def fetch(url: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body of a GET, or a POST of ``body``; 0 and nothing when the connection is refused or cut."""
     try:
-        with urlopen(url, timeout=PATIENCE) as response:  # noqa: S310 - our own loopback URL
+        with urlopen(url, body, timeout=PATIENCE) as response:  # noqa: S310 - our own loopback URL
             return response.status, response.read()
+    except HTTPError as refused:
+        with refused:
+            return refused.code, refused.read()
     except (URLError, OSError):
         return 0, b""
 

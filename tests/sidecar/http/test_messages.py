@@ -161,11 +161,11 @@ def test_what_a_response_answers_is_known() -> None:
     """No body after a HEAD, to either side."""
     messages = fed(GET.replace(b"GET", b"HEAD"))
     assert messages.head() is not None
-    assert messages.asks_for_head_only
+    before = messages.asks_for_head_only
     body(messages)
     answer(messages)
     assert messages.next_exchange()
-    assert not messages.asks_for_head_only
+    assert (before, messages.asks_for_head_only) == (True, False)
     tool = fed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", h11.CLIENT, asked=b"HEAD")
     assert tool.head() is not None
     assert body(tool) == b""
