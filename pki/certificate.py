@@ -9,11 +9,13 @@ Private identifiers stand under the arc of one UUID, 9a20dc78-62ef-4de8-83f3-99a
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TypeGuard, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from pki.clock import SECOND, Wall
 from pki.errors import RemoteError
@@ -23,6 +25,11 @@ _ARC = "2.25.204871736518461296135264674172082347770"
 
 LINEAGE = x509.ObjectIdentifier(f"{_ARC}.1")
 """Extension of a leaf, never critical: the serial of the first certificate of its lineage, a DER INTEGER."""
+
+ON_BEHALF_OF = x509.ObjectIdentifier(f"{_ARC}.3")
+"""Extension of a session's leaf, never critical: the user whom it runs for, a DER Name with one userId (RFC 4519 2.39)."""
+
+MAX_USER_BYTES = 255
 
 STATEMENT_SIGNING = x509.ObjectIdentifier(f"{_ARC}.2")
 """The one extended key usage of a statement key: with none at all, TLS libraries would take it for any purpose."""
@@ -118,6 +125,40 @@ def lineage_of(certificate: Certificate) -> int:
     return serial
 
 
+def is_user(name: str) -> bool:
+    """Whether a user's name may stand in a certificate: 1 to 255 bytes of UTF-8, printable, no spaces around it."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:  # Half of a surrogate pair, which JSON can spell.
+        return False
+    return 1 <= size <= MAX_USER_BYTES and name.isprintable() and name == name.strip()
+
+
+def user_value(name: str) -> bytes:
+    """The content of the on-behalf-of extension."""
+    return x509.Name([x509.NameAttribute(NameOID.USER_ID, name)]).public_bytes()
+
+
+def user_of(certificate: Certificate) -> str:
+    """The user that a session's certificate says it runs for; empty without one.
+
+    Raises RemoteError for an extension that holds no such name.
+    """
+    try:
+        value = certificate.extensions.get_extension_for_oid(ON_BEHALF_OF).value.public_bytes()
+    except x509.ExtensionNotFound:
+        return ""
+    # As above: the one spelling of a name is known by spelling it again. What is before it has few sizes.
+    for start in _user_headers():
+        try:
+            name = value[start:].decode()
+        except UnicodeDecodeError:
+            continue
+        if is_user(name) and user_value(name) == value:
+            return name
+    raise RemoteError("certificate: the on-behalf-of extension holds no user's name")
+
+
 def is_serial(number: int) -> bool:
     """Whether ``number`` may be a certificate's serial number (RFC 5280 4.1.2.2)."""
     return number > 0 and number.bit_length() <= MAX_SERIAL_BITS
@@ -131,6 +172,11 @@ def is_p256(key: object) -> TypeGuard[PublicKey]:
 def to_datetime(at: Wall) -> datetime:
     """``at`` in UTC, down to the whole second, as certificates count."""
     return _EPOCH + timedelta(seconds=at // SECOND)
+
+
+@cache
+def _user_headers() -> list[int]:
+    return sorted({len(user_value("x" * size)) - size for size in range(1, MAX_USER_BYTES + 1)})
 
 
 def _read(der: bytes) -> Certificate:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
-from pki.certificate import Certificate, is_serial, lineage_of
+from pki.certificate import Certificate, is_serial, lineage_of, user_of
 from pki.errors import RemoteError
 from pki.spiffe import IdKind, SpiffeId
 
@@ -39,6 +39,7 @@ class Rule(StrEnum):
     CRITICAL_EXTENSION = "critical-extension"
     KEY_IDENTIFIER = "key-identifier"
     LINEAGE = "lineage"
+    ON_BEHALF_OF = "on-behalf-of"
     NAMES = "names"
     SPIFFE_ID = "spiffe-id"
     TRUST_DOMAIN = "trust-domain"
@@ -66,7 +67,8 @@ def check_leaf(leaf: Certificate, trust_domain: str) -> tuple[SpiffeId | None, t
     """The SPIFFE ID of an X.509-SVID, None if it has not exactly one, and all that is wrong with it."""
     spiffe_id, wrong_names = _names(leaf, trust_domain)
     checks = (_always, _leaf_subject, _leaf_constraints, _leaf_key_usage, _leaf_purposes, _leaf_lineage)
-    return spiffe_id, (*(wrong for check in checks for wrong in check(leaf)), *wrong_names)
+    wrong = (*(wrong for check in checks for wrong in check(leaf)), *_leaf_user(leaf, spiffe_id))
+    return spiffe_id, (*wrong, *wrong_names)
 
 
 def check_issuer(issuer: Certificate) -> tuple[Mismatch, ...]:
@@ -175,6 +177,16 @@ def _leaf_lineage(leaf: Certificate) -> Iterator[Mismatch]:
         lineage_of(leaf)
     except RemoteError as error:
         yield Mismatch(Rule.LINEAGE, str(error))
+
+
+def _leaf_user(leaf: Certificate, spiffe_id: SpiffeId | None) -> Iterator[Mismatch]:
+    try:
+        user = user_of(leaf)
+    except RemoteError as error:
+        yield Mismatch(Rule.ON_BEHALF_OF, str(error))
+        return
+    if user and (spiffe_id is None or spiffe_id.kind is not IdKind.AGENT):
+        yield Mismatch(Rule.ON_BEHALF_OF, "only a session runs on behalf of somebody")
 
 
 def _constraints(certificate: Certificate) -> x509.BasicConstraints | None:

@@ -21,14 +21,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pki.certificate import (
     LINEAGE,
     MAX_SERIAL_BITS,
+    ON_BEHALF_OF,
     STATEMENT_SIGNING,
     UNREADABLE,
     Certificate,
     is_p256,
     is_serial,
+    is_user,
     lineage_value,
     read,
     to_datetime,
+    user_value,
 )
 from pki.clock import SECOND, Wall
 from pki.errors import LocalError, RemoteError
@@ -88,6 +91,8 @@ class LeafPlan:
     at: Wall
     lifetime: int
     lineage: str = ""
+    on_behalf_of: str = ""
+    """The verified user whom a session runs for; empty: nobody's."""
 
 
 def serial_of(entropy: bytes) -> int:
@@ -169,6 +174,11 @@ def _leaf(plan: LeafPlan, dns: list[x509.DNSName]) -> x509.CertificateBuilder:
     first = int(plan.lineage, 16) if plan.lineage else plan.serial
     if not is_serial(first):
         raise LocalError(f"certificate of {plan.id}: its lineage is not a serial number")
+    if plan.on_behalf_of:
+        if plan.id.kind is not IdKind.AGENT or not is_user(plan.on_behalf_of):
+            raise LocalError(f"certificate of {plan.id}: it cannot name a user")
+        user = x509.UnrecognizedExtension(ON_BEHALF_OF, user_value(plan.on_behalf_of))
+        builder = builder.add_extension(user, critical=False)
     return (
         builder.subject_name(x509.Name([]))
         .add_extension(names, critical=True)

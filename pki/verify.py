@@ -33,7 +33,7 @@ from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from pki.bundle import TrustBundle
-from pki.certificate import MAX_CERTIFICATE_BYTES, UNREADABLE, Certificate, lineage_of, read
+from pki.certificate import MAX_CERTIFICATE_BYTES, UNREADABLE, Certificate, lineage_of, read, user_of
 from pki.chain import MAX_CHAIN_CERTIFICATES
 from pki.clock import Wall
 from pki.errors import RemoteError
@@ -61,6 +61,8 @@ class Identity:
     not_after: Wall
     """The earliest notAfter from the leaf up to the root."""
     public_key: PublicKey = field(compare=False, repr=False)
+    on_behalf_of: str = ""
+    """The user whom a session runs for, by the CA's word; empty: nobody's."""
 
     @property
     def serials(self) -> tuple[str, ...]:
@@ -115,6 +117,7 @@ def verify(chain: Sequence[bytes], bundle: TrustBundle, at: Wall) -> Identity | 
         not_before=leaf.not_before,
         not_after=min(each.not_after for each in path.certificates),
         public_key=leaf.key,
+        on_behalf_of=user_of(leaf),
     )
 
 

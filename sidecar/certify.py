@@ -30,14 +30,15 @@ class CaAccess:
     clock: Clock
 
 
-async def certify_session(session: SpiffeId, ca: CaAccess) -> tuple[Identity, Key]:
-    """The first certificate of a session on this node, for a new key.
+async def certify_session(session: SpiffeId, id_token: str, ca: CaAccess) -> tuple[Identity, Key]:
+    """The first certificate of a session on this node, for a new key, on behalf of ``id_token``'s user if there is one.
 
     Raises UnreachableError, RefusedError with the CA's reason, or RemoteError when what comes back is not what was
     asked for.
     """
     key = await trio.to_thread.run_sync(keys.generate)
-    return await _ask_session(session, key, "", ca), key
+    more = {"id_token": id_token} if id_token else {}
+    return await _ask_session(session, key, more, ca), key
 
 
 async def renew_session(own: Identity, key: Key, ca: CaAccess) -> Identity:
@@ -46,7 +47,7 @@ async def renew_session(own: Identity, key: Key, ca: CaAccess) -> Identity:
     To ask again is to ask for the same key: an answer that was lost is then given again, and another key would be
     taken for a copy of the certificate at work. Raises what :func:`certify_session` does.
     """
-    return await _ask_session(own.id, key, own.serial, ca)
+    return await _ask_session(own.id, key, {"renews": own.serial}, ca)
 
 
 async def renew_node(key: Key, ca: CaAccess) -> Identity:
@@ -76,8 +77,8 @@ async def renew_operator(ca: CaAccess) -> Identity:
     return _checked(answer, own.id, own.key, ca)
 
 
-async def _ask_session(session: SpiffeId, key: Key, renews: str, ca: CaAccess) -> Identity:
-    body = {"csr": svid.request(key), "agent": session.name, "session": session.session, "renews": renews}
+async def _ask_session(session: SpiffeId, key: Key, more: dict[str, str], ca: CaAccess) -> Identity:
+    body = {"csr": svid.request(key), "agent": session.name, "session": session.session, **more}
     async with await _connect(ca) as client:
         answer = await client.request("POST", "/v1/sessions", json=body)
     return _checked(answer, session, key, ca)

@@ -1,10 +1,12 @@
 """node.toml and ca.toml: what one daemon needs to know before it can ask anybody."""
 
 from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from pki.clock import DAY, SECOND
+from pki.errors import LocalError
 from pki.spiffe import is_trust_domain
 from sidecar import defaults
 from sidecar.address import ANY_HOST, Address
@@ -123,6 +125,39 @@ class Lifetimes(Table):
     operator: Annotated[Duration, between(2 * SECOND, 7 * DAY)] = defaults.OPERATOR_LIFETIME
 
 
+def _jwks(value: str) -> str:
+    """Plain HTTP would let whoever is on the way put in a key of its own."""
+    if value.startswith("/"):
+        return value
+    try:
+        url = urlsplit(value)
+        Address(url.hostname or "", url.port or 443)
+    except (ValueError, LocalError):
+        raise fault("must be an absolute path, or a URL like https://login.example.org/keys") from None
+    if url.scheme != "https" or url.username or url.fragment or not value.isascii():
+        raise fault("must be an absolute path, or a URL like https://login.example.org/keys")
+    return value
+
+
+def _ca_for_url(value: str | None, info: ValidationInfo) -> str | None:
+    if value is None and str(info.data.get("jwks", "")).startswith("https://"):
+        raise fault("a jwks URL needs the file of the CA that vouches for its host", 'ca = "/etc/ssl/..."')
+    return value
+
+
+class Oidc(Table):
+    """``[oidc]`` of ca.toml: whose ID tokens say on whose behalf a session runs. ``max_age`` in microseconds."""
+
+    issuer: Annotated[str, Field(min_length=1, max_length=1_000)]
+    """As its tokens spell it. Compared, never dialled: trust is in its keys."""
+    audience: Annotated[str, Field(min_length=1, max_length=1_000)]
+    jwks: Annotated[str, AfterValidator(_jwks)]
+    """The issuer's keys: a file, or where they are fetched. Stands before ``ca``, whose check reads it."""
+    ca: Annotated[AbsolutePath | None, Field(validate_default=True), AfterValidator(_ca_for_url)] = None
+    claim: Literal["sub", "email"] = "sub"
+    max_age: Annotated[Duration, between(SECOND, DAY)] = defaults.ID_TOKEN_MAX_AGE
+
+
 class CaConfig(Table):
     """ca.toml."""
 
@@ -141,4 +176,5 @@ class CaConfig(Table):
     operator: AbsolutePath | None = None
     log_level: LogLevel = "info"
     lifetimes: Lifetimes = Lifetimes()
+    oidc: Oidc | None = None
     limits: CaLimits = CaLimits()

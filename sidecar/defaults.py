@@ -22,6 +22,8 @@ CHILD_LIFE = HOUR
 CHILD_MAX_LIFE = DAY
 """Of a child session, which has no certificate; it ends with its session in any case."""
 TOKEN_MAX_LIFETIME = 7 * DAY
+ID_TOKEN_MAX_AGE = HOUR
+"""How long ago a user may have logged in, for a session on their behalf."""
 
 # Time and freshness
 SKEW = MINUTE

@@ -87,10 +87,6 @@ ServiceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-
 # What a peer sends here ends up in records and on terminals: nothing but the one form of W3C Trace Context 00.
 Traceparent = Annotated[str, msgspec.Meta(pattern=r"^(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})?\Z")]
 
-# Likewise, and it becomes a header field.
-Claim = Annotated[str, msgspec.Meta(max_length=128, pattern=r"^([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)?\Z")]
-"""For whom a session works, as its node says."""
-
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
     """First frame each way. ``opens``: whether the sender is the side that opens streams here."""
@@ -156,7 +152,6 @@ class Open(Wire, frozen=True):
     session: Id
     service: ServiceName
     traceparent: Traceparent = ""
-    on_behalf_of: Claim = ""
 
 
 class Accepted(Wire, frozen=True):

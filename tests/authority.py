@@ -59,7 +59,12 @@ class TinyCa:
         return (self.ca_leaf,)
 
     def issue(
-        self, spiffe_id: SpiffeId, key: Key, at: Wall | None = None, lifetime: int = HOUR
+        self,
+        spiffe_id: SpiffeId,
+        key: Key,
+        at: Wall | None = None,
+        lifetime: int = HOUR,
+        on_behalf_of: str = "",
     ) -> tuple[bytes, ...]:
         """What a new member presents: its leaf and the issuer, or for /ca/ its leaf alone. DER."""
         under_root = spiffe_id.path[0] == "ca"
@@ -69,6 +74,7 @@ class TinyCa:
             serial=new_serial(),
             at=self.at if at is None else at,
             lifetime=lifetime,
+            on_behalf_of=on_behalf_of,
         )
         if under_root:
             return (svid.leaf(plan, self.root),)

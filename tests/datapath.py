@@ -230,7 +230,6 @@ class ScriptedArrival:
     on_connect: Step = _nothing
     on_opened: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     on_finish: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
-    on_behalf_of: str = ""
     refusal: Decision | None = None
     finished: list[tuple[bool, Reason | None, bool]] = field(default_factory=list)
     """(whether there was a far end, reason, clean) of each finish."""

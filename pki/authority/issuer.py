@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from pki import svid
+from pki.authority.id_token import SKEW, OnBehalfOf
 from pki.authority.keystore import Authority, Entropy
 from pki.authority.refusal import Refusal, RefusalError
 from pki.authority.register import Issuance, Register
@@ -39,6 +40,8 @@ class WantedSession:
     key: PublicKey
     renews: str = ""
     longest: int | None = None
+    user: OnBehalfOf | None = None
+    """Whom a new session runs for. A renewal keeps whom the register names: its node has no say in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +130,9 @@ class Issuer:
         basis = f"session of {session.node}"
         if wanted.renews:
             return self._renew_session(wanted, at, basis)
-        plan = self._plan(session, wanted.key, at)
-        if self.register.claim_session(session, f"{plan.serial:x}") != f"{plan.serial:x}":
+        user = self._spend(wanted.user, at)
+        plan = replace(self._plan(session, wanted.key, at), on_behalf_of=user)
+        if self.register.claim_session(session, f"{plan.serial:x}", user) != f"{plan.serial:x}":
             what = "session: its id belongs to another session; choose a new one"
             raise RefusalError(Refusal.SESSION_TAKEN, what)
         return self._issue(_shortened(plan, at, wanted.longest), basis)
@@ -157,8 +161,17 @@ class Issuer:
             raise RefusalError(
                 Refusal.NOT_ALLOWED, f"renewal: the longest life of {wanted.id} is over; start another"
             )
-        plan = replace(self._plan(wanted.id, wanted.key, at), lineage=before.lineage)
+        plan = self._plan(wanted.id, wanted.key, at)
+        plan = replace(plan, lineage=before.lineage, on_behalf_of=self.register.user_of(wanted.id))
         return self._issue(_shortened(plan, at, left), basis, renewed=wanted.renews)
+
+    def _spend(self, user: OnBehalfOf | None, at: Wall) -> str:
+        """The user's name. A token that was overheard, or kept, starts no second session."""
+        if user is None:
+            return ""
+        if not self.register.spend_id_token(user.digest, Wall(user.expires + SKEW), at):
+            raise RefusalError(Refusal.ID_TOKEN, "ID token: used before; log in again")
+        return user.user
 
     def _end_of_line(self, holder: Identity) -> Wall:
         """When an operator's token carries no further; the distant past for a line that was never written down."""

@@ -18,6 +18,8 @@ class Refusal(StrEnum):
     SESSION_TAKEN = "session_taken"
     CLONE = "clone"
     """The certificate was renewed before, with another key: somebody has a copy of the old one."""
+    ID_TOKEN = "id_token"
+    """The ID token proves no user: the message says why."""
     NO_IDENTITY = "no_identity"
     NOT_ALLOWED = "not_allowed"
 

@@ -230,18 +230,32 @@ class Register:
             row = db.execute(query, (serial,)).fetchone()
         return None if row is None else Issued(row[0], row[1], Wall(row[2]))
 
-    def claim_session(self, session: SpiffeId, lineage: str) -> str | None:
+    def claim_session(self, session: SpiffeId, lineage: str, on_behalf_of: str = "") -> str | None:
         """The lineage of a session, ``lineage`` if it is new; None when its id belongs to another session.
 
         Two sessions of one id would be revoked together: a node could pick the id of another node's session.
         """
         with self._transaction() as db:
-            row = (session.session, str(session), lineage)
-            db.execute("INSERT OR IGNORE INTO sessions (session, spiffe_id, lineage) VALUES (?, ?, ?)", row)
+            row = (session.session, str(session), lineage, on_behalf_of)
+            db.execute("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?)", row)
             owner, kept = db.execute(
                 "SELECT spiffe_id, lineage FROM sessions WHERE session = ?", (session.session,)
             ).fetchone()
         return str(kept) if owner == str(session) else None
+
+    def user_of(self, session: SpiffeId) -> str:
+        """On whose behalf a session was started; empty: nobody's."""
+        with self._transaction("DEFERRED") as db:
+            query = "SELECT on_behalf_of FROM sessions WHERE spiffe_id = ?"
+            row = db.execute(query, (str(session),)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def spend_id_token(self, digest: bytes, expires: Wall, at: Wall) -> bool:
+        """Whether this is the first use of an ID token. It is kept until it has expired."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM id_tokens WHERE expires <= ?", (at,))
+            done = db.execute("INSERT OR IGNORE INTO id_tokens VALUES (?, ?)", (digest, expires))
+            return done.rowcount == 1
 
     # Bans
 

@@ -76,4 +76,9 @@ _MIGRATIONS = (
             serial TEXT NOT NULL, spki_sha256 BLOB NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (serial, spki_sha256)
         ) STRICT""",
     ),
+    (
+        "ALTER TABLE sessions ADD COLUMN on_behalf_of TEXT NOT NULL DEFAULT ''",
+        # What was signed in each ID token that started a session: it starts no other.
+        "CREATE TABLE id_tokens (digest BLOB PRIMARY KEY, expires INTEGER NOT NULL) STRICT",
+    ),
 )

@@ -38,6 +38,7 @@ from starlette.routing import Route
 
 from pki import codec, renewal, svid
 from pki.authority.enrol import ROLES, Admission, Enrolment
+from pki.authority.id_token import MAX_TOKEN_CHARS, OnBehalfOf
 from pki.authority.issuer import Chain, Issuer, MayIssue, WantedSession
 from pki.authority.policies import Answer, Approval, Policies, Wish
 from pki.authority.refusal import Refusal, RefusalError
@@ -80,6 +81,8 @@ class Hooks:
     policies: Policies
     lift: Callable[[bytes, Identity], Awaitable[Answer]]
     """Judge an operator's demand (envelope) and publish the unlock or unrevoke. Raises RemoteError, RefusedError."""
+    check_id_token: Callable[[str], Awaitable[OnBehalfOf]]
+    """On whose behalf whoever brings this ID token acts. Raises RefusalError, or LocalError without the issuer's keys."""
     control_address: str
     """``host:port`` where the CA takes control links."""
     clock: Clock
@@ -124,6 +127,8 @@ class _Session(Wire, frozen=True):
     session: Name
     renews: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{0,40}\Z")] = ""
     """The serial of the certificate before; empty for a new session."""
+    id_token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN_CHARS)] = ""
+    """Of the user whom a new session runs for; empty: of nobody."""
 
 
 class _Renewal(Wire, frozen=True):
@@ -175,7 +180,10 @@ class _Api:
         session = SpiffeId.for_agent(peer.id.trust_domain, asked.agent, peer.id.name, asked.session)
         key = svid.public_key_of_csr(asked.csr)
         now, may_issue = self.hooks.clock.wall(), self.hooks.may_issue
-        wanted = WantedSession(session, key, asked.renews, self.hooks.longest_session(asked.agent))
+        if asked.id_token and asked.renews:
+            raise RemoteError("session: a renewal keeps its user; an ID token starts another session")
+        user = await self.hooks.check_id_token(asked.id_token) if asked.id_token else None
+        wanted = WantedSession(session, key, asked.renews, self.hooks.longest_session(asked.agent), user)
         chain = await self._in_thread(lambda: self.issuer.session(wanted, now, may_issue))
         self._note_issued("session renewed" if asked.renews else "session issued", session, chain)
         return _json({"chain": chain, "spiffe_id": str(session)})

@@ -112,7 +112,8 @@ class HttpClient:
     async def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
         if self._http.our_state is not h11.IDLE:
             raise trio.ClosedResourceError
-        lines = [("host", "lockgate"), *headers.items()]  # HTTP/1.1 wants one; who answers is settled by TLS
+        # HTTP/1.1 wants a host; who answers is settled by TLS.
+        lines = list({"host": "lockgate", **headers}.items())
         if body:
             lines += [("content-type", "application/json"), ("content-length", str(len(body)))]
         events = [

@@ -112,6 +112,8 @@ class Subject:
     parents: tuple[str, ...] = ()
     """Of a child session: the ids above it, the certified session's first."""
     agent: str = ""
+    on_behalf_of: str = ""
+    """The user whom the session runs for, by the CA's word."""
     service: str = ""
     segment: str = ""
     peer: str = ""

@@ -25,6 +25,7 @@ from sidecar.audit.volume import Site
 from sidecar.audit.writer import AuditWriter
 from sidecar.ca.control import ca_app
 from sidecar.ca.office import Office
+from sidecar.ca.oidc import IdTokens
 from sidecar.ca.places import control_addresses
 from sidecar.config import CaConfig, load_ca_config
 from sidecar.control.unix import serve_unix
@@ -125,6 +126,7 @@ def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
         roles_of=office.roles_of,
         policies=office.policies,
         lift=office.lift,
+        check_id_token=IdTokens(config.oidc, clock).check,
         control_address=str(control_addresses(config)[0]),
         clock=office.clock,
         note=_noter(office.record, clock),

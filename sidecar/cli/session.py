@@ -7,15 +7,26 @@ from typing import Any
 
 import click
 
-from pki.errors import LockgateError, RefusedError
+from pki.errors import LocalError, LockgateError, RefusedError
 from sidecar.cli.child import child, why
 from sidecar.cli.client_certificate import client_certificate, write_client_certificates
 from sidecar.cli.settings import Settings, settings_options
-from sidecar.cli.values import ID, clock_time
+from sidecar.cli.values import ID, clock_time, printable
 from sidecar.control.client import Held, call
 from sidecar.exits import Exit
 
 agent_option = click.option("--agent", required=True, help="The agent of the policy that this is a run of.")
+
+MAX_ID_TOKEN_BYTES = 16_384
+
+id_token_option = click.option(
+    "--id-token-file",
+    "id_token",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    envvar="LOCKGATE_ID_TOKEN_FILE",
+    help="The OpenID Connect ID token of the user whom it runs for; it works once.",
+)
 
 
 @click.group()
@@ -44,12 +55,16 @@ session.add_command(why)
     type=click.Path(path_type=Path),
     help="Stay, and keep its certificate, key and trust bundle in DIR until told to stop.",
 )
+@id_token_option
 @settings_options
-def start(settings: Settings, agent: str, folder: Path | None, export: Path | None) -> int:
+def start(
+    settings: Settings, agent: str, folder: Path | None, export: Path | None, id_token: Path | None
+) -> int:
     """Start a session: processes of the agent's uid may use its bindings from now on."""
+    wanted = {"agent": agent, **_on_behalf(id_token)}
     if export is not None:
-        return _start_exported(settings, agent, export)
-    answer = call(settings.paths.agent_sock, "POST", "/v1/sessions", {"agent": agent})
+        return _start_exported(settings, wanted, export)
+    answer = call(settings.paths.agent_sock, "POST", "/v1/sessions", wanted)
     if folder is not None:
         try:
             answer |= write_client_certificates(settings, answer["session"], answer["uid"], folder)
@@ -63,15 +78,17 @@ def start(settings: Settings, agent: str, folder: Path | None, export: Path | No
 # Options end where the command begins: `session exec --agent a curl --json {}` is curl's --json.
 @session.command(name="exec", context_settings={"allow_interspersed_args": False})
 @agent_option
+@id_token_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @settings_options
-def execute(settings: Settings, agent: str, command: tuple[str, ...]) -> int:
+def execute(settings: Settings, agent: str, id_token: Path | None, command: tuple[str, ...]) -> int:
     """Run COMMAND as a session of its own, which ends with it; its exit code is passed on."""
     from sidecar.session.execute import run_command
 
     sock = settings.paths.agent_sock
     try:
-        held = Held(sock, "/v1/sessions", {"agent": agent, "own_cgroup": True, "hold": True})
+        wanted = {"agent": agent, "own_cgroup": True, "hold": True, **_on_behalf(id_token)}
+        held = Held(sock, "/v1/sessions", wanted)
     except LockgateError as error:
         click.echo(f"lockgate: {error}", err=True)
         return Exit.EXEC_FAILED
@@ -131,7 +148,7 @@ def table(sessions: list[dict[str, Any]]) -> str:
             f"known by {one['attribution']}",
             f"until {clock_time(one['not_after'])}",
             "exported" if one.get("exported") else "",
-            f"child of {one['parents'][-1]}" if one.get("parents") else "",
+from pki.errors import LocalError, LockgateError, RefusedError
         )
         for one in sessions
     ]
@@ -149,16 +166,33 @@ def _details(one: dict[str, Any]) -> str:
         "known by": one["attribution"],
         "started": clock_time(one["started"]),
         "certificate": f"until {clock_time(one['not_after'])}, renewed before",
+        "on behalf of": printable(one.get("on_behalf_of", "")) or "nobody",
         "key": "exported" if one.get("exported") else "in the daemon only",
     }
     return "\n".join(f"{name + ':':<13}{value}" for name, value in lines.items())
 
 
-def _start_exported(settings: Settings, agent: str, folder: Path) -> int:
+def _on_behalf(file: Path | None) -> dict[str, str]:
+    """What a request for a session says of its user; raises LocalError for a file that holds no token."""
+    if file is None:
+        return {}
+    try:
+        with file.open("rb") as opened:
+            token = opened.read(MAX_ID_TOKEN_BYTES + 1).decode("ascii").strip()
+    except OSError as error:
+        raise LocalError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if not 0 < len(token) <= MAX_ID_TOKEN_BYTES:
+        raise LocalError(f"{file}: holds no ID token")
+    return {"id_token": token}
+
+
+def _start_exported(settings: Settings, wanted: dict[str, str], folder: Path) -> int:
     from sidecar.cli.export import Export
 
-    wanted = {"agent": agent, "hold": True, "export": True}
-    export = Export(Held(settings.paths.agent_sock, "/v1/sessions", wanted), folder)
+    held = Held(settings.paths.agent_sock, "/v1/sessions", {**wanted, "hold": True, "export": True})
+    export = Export(held, folder)
     started = export.started
 
     def ready() -> None:

@@ -32,12 +32,15 @@ from sidecar.session.hold import HeldResponse, Hold
 from sidecar.session.life import Wish
 from sidecar.session.sessions import Session
 
+MAX_ID_TOKEN_CHARS = 16_384
+
 
 class StartSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is asked for.
 
     ``own_cgroup``: the caller's process (and what it starts) is to be known by a cgroup of the session's own.
     ``hold``: the session lives no longer than this connection (:mod:`sidecar.session.hold`).
+    ``id_token``: of the user on whose behalf it runs, for the CA to check.
     ``export``: its certificate, key and trust bundle are told on that connection, so it takes ``hold``.
     """
 
@@ -45,6 +48,7 @@ class StartSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     own_cgroup: bool = False
     hold: bool = False
     export: bool = False
+    id_token: Annotated[str, msgspec.Meta(max_length=MAX_ID_TOKEN_CHARS)] = ""
 
 
 def agent_app(node: Node) -> Starlette:
@@ -61,7 +65,9 @@ def agent_app(node: Node) -> Starlette:
             )
         hold = Hold() if wanted.hold else None
         with counted(node, uid), _caller_process(request, wanted) as pidfd:
-            session = await node.life.start(wanted.agent, uid, Wish(pidfd, hold, wanted.export))
+            session = await node.life.start(
+                wanted.agent, uid, Wish(pidfd, hold, wanted.export, wanted.id_token)
+            )
         started = described(node, session)
         if hold is None:
             return answer(started, 201)

@@ -106,6 +106,7 @@ def summary(session: Session) -> dict[str, Any]:
         "not_after": left.not_after if left else session.identity.not_after,
         "attribution": "cgroup" if session.cgroup else "uid",
         "exported": session.exported,
+        "on_behalf_of": session.on_behalf_of,
         "operations": list(left.operations) if left and left.operations is not None else None,
     }
 

@@ -152,7 +152,7 @@ def _marks(marks: Marks) -> Fields:
     named = {
         b"Lockgate-Agent": identity.agent,
         b"Lockgate-Session": identity.session,
-        b"Lockgate-On-Behalf-Of": identity.on_behalf_of,
+        b"Lockgate-On-Behalf-Of": _spelled(identity.on_behalf_of),
         b"Lockgate-Stream": identity.stream,
         b"Lockgate-Request": marks.request,
         b"Via": "1.1 lockgate",
@@ -160,3 +160,10 @@ def _marks(marks: Marks) -> Fields:
     }
     set_fields = tuple((name, value.encode("ascii", "replace")) for name, value in named.items() if value)
     return (*set_fields, marks.credential) if marks.credential else set_fields
+
+
+def _spelled(user: str) -> str:
+    """A name in ASCII, percent-encoded where it is not: two users must not look the same to a tool."""
+    return "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and byte != ord("%") else f"%{byte:02X}" for byte in user.encode()
+    )

@@ -8,7 +8,9 @@ from sidecar.policy.operation import HttpCall, McpCall, Operation
 def operation_of(call: HttpCall | McpCall, service: Service, policy: Policy) -> Operation:
     """The operation that ``call`` is. Asks only the conditions of rules that could be about it."""
     operation = Operation(call.method, call.path if isinstance(call, HttpCall) else call.name)
-    if isinstance(call, McpCall) is not (service.protocol == MCP) or is_conversation(service.protocol, operation):
+    if isinstance(call, McpCall) is not (service.protocol == MCP) or is_conversation(
+        service.protocol, operation
+    ):
         return operation
     special = service.special(operation)
     segment = (special.segment if special else service.segment).name

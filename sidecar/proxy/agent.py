@@ -80,10 +80,6 @@ class LocalArrival:
     near_fault: Reason | None = None
     far_fault: Reason = Reason.TARGET_UNREACHABLE
 
-    @property
-    def on_behalf_of(self) -> str:
-        return self.session.on_behalf_of
-
     def current(self) -> Request:
         side = self.side
         return replace(
@@ -259,6 +255,7 @@ class AgentSide:
             session=session.name if session else "",
             parents=session.parents if session else (),
             agent=binding.agent,
+            on_behalf_of=session.on_behalf_of if session else "",
             service=binding.service,
             segment=service.segment.name if service else "",
             trace=child(session.trace, secrets.token_bytes(SPAN_ENTROPY)) if session else "",

@@ -40,10 +40,6 @@ class Arrival(Protocol):
     """What it means when an end breaks; None: nothing, the caller went away."""
 
     @property
-    def on_behalf_of(self) -> str:
-        """For whom the session works, as its node says; empty: for nobody else."""
-
-    @property
     def near(self) -> trio.abc.HalfCloseableStream:
         """The end that the stream came from."""
 

@@ -81,7 +81,7 @@ def _dialect(service: Service, judge: StreamJudge) -> Dialect:
 
 def _settings(policy: Policy, service: Service, arrival: Arrival) -> Settings:
     subject = arrival.subject
-    identity = Identity(subject.agent, subject.session, subject.stream, arrival.on_behalf_of)
+    identity = Identity(subject.agent, subject.session, subject.stream, subject.on_behalf_of)
     return Settings(
         identity=identity,
         hosts=hosts_of(policy.bindings, subject.agent, service),

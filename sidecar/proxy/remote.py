@@ -88,10 +88,6 @@ class RemoteArrival:
     live: Live | None = None
     far: FramedStream | None = None
 
-    @property
-    def on_behalf_of(self) -> str:
-        return self.session.on_behalf_of
-
     def current(self) -> Request:
         side = self.side
         here = replace(
@@ -222,7 +218,6 @@ class RemoteArrival:
             session=name,
             service=self.request.service,
             traceparent=self.subject.trace,
-            on_behalf_of=self.on_behalf_of,
         )
         pooled.ordinal += 1
         await connection.frames.send_many([*frames, wire.encode(opening)])

@@ -54,7 +54,6 @@ class OpenArrival:
     subject: Subject
     carrier: Carrier
     node: "Node"
-    on_behalf_of: str = ""
     caller: Caller | None = None
     near_fault: Reason | None = Reason.PEER_UNREACHABLE
     far_fault: Reason = Reason.TARGET_UNREACHABLE
@@ -252,7 +251,6 @@ class ToolSide:
             subject=self._subject(connection, opening, proven),
             carrier=self._carrier,
             node=self._node,
-            on_behalf_of=opening.on_behalf_of,
         )
 
         def proved_again(body: bytes) -> None:
@@ -287,6 +285,7 @@ class ToolSide:
             session=proven.name,
             parents=proven.parents,
             agent=proven.identity.id.name,
+            on_behalf_of=proven.identity.on_behalf_of,
             service=opening.service,
             segment=service.segment.name if service else "",
             peer=connection.peer.name,

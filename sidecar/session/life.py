@@ -8,7 +8,7 @@ why on record, and says so to every node by a revocation.
 
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -40,7 +40,7 @@ from sidecar.traceparent import ROOT_ENTROPY, root
 
 LOOK_SECONDS = 1.0
 
-Certify = Callable[[SpiffeId, CaAccess], Awaitable[tuple[Identity, Key]]]
+Certify = Callable[[SpiffeId, str, CaAccess], Awaitable[tuple[Identity, Key]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,8 @@ class Wish:
     pidfd: int | None = None
     hold: Hold | None = None
     export: bool = False
+    id_token: str = field(default="", repr=False)
+    """Of the user on whose behalf it runs; empty: nobody's."""
 
 
 PLAIN = Wish()
@@ -85,7 +87,7 @@ class SessionLife:
         node = self._certificates.credential.id
         name = new_id(secrets.token_bytes(ID_BYTES))
         wanted = SpiffeId.for_agent(node.trust_domain, agent, node.name, name)
-        identity, key = await self.certify(wanted, self._certificates.ca_access())
+        identity, key = await self.certify(wanted, wish.id_token, self._certificates.ca_access())
         session = Session(
             identity=identity,
             key=key,
@@ -269,6 +271,7 @@ class SessionLife:
             "trace": session.trace,
             "attribution": "cgroup" if session.cgroup else "uid",
             "exported": session.exported,
+            **({"on_behalf_of": session.on_behalf_of} if session.on_behalf_of else {}),
         }
         self._note("started", session, facts)
 

@@ -59,12 +59,15 @@ class Session:
     """Set on a child: identity and key are then those of the session that it is a child of."""
     exported: bool = False
     """Whether its holder has the key, too."""
-    on_behalf_of: str = ""
-    """The verified user whom this run is for; empty: nobody's."""
 
     @property
     def id(self) -> SpiffeId:
         return self.identity.id
+
+    @property
+    def on_behalf_of(self) -> str:
+        """The user whom this run is for, by the CA's word; empty: nobody's."""
+        return self.identity.on_behalf_of
 
     @property
     def candidate(self) -> Candidate:

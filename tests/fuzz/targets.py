@@ -1,8 +1,11 @@
 """What takes bytes from outside: any input gives a value or the one error type that says whose fault it is."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from pki import codec
+from pki.authority.id_token import TokenRules, check_id_token, read_keys
+from pki.authority.refusal import RefusalError
 from pki.chain import from_pem
 from pki.errors import ConfigError, LocalError, RemoteError
 from pki.framing import FrameDecoder
@@ -20,6 +23,7 @@ from sidecar.session.narrowing import read as read_narrowing
 from tests.authority import NOW, SESSION, tiny_ca
 
 BUNDLE = tiny_ca().bundle
+RULES = TokenRules("https://login.example.org", "lockgate", "sub", NOW)
 
 
 def frames(data: bytes) -> None:
@@ -47,6 +51,17 @@ def proofs(data: bytes) -> None:
 
 def narrowings(data: bytes) -> None:
     read_narrowing([data], SESSION)
+
+
+def key_sets(data: bytes) -> None:
+    read_keys(data)
+
+
+def id_tokens(data: bytes) -> None:
+    """Behind a header that leads further in, too."""
+    for text in (data.decode("latin-1"), f"eyJhbGciOiJFUzI1NiJ9.{data.decode('latin-1')}"):
+        with suppress(RefusalError):
+            check_id_token(text, {}, RULES, NOW)
 
 
 def chains(data: bytes) -> None:
@@ -99,6 +114,8 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] 
     "messages": (messages, (RemoteError,)),
     "proofs": (proofs, (RemoteError,)),
     "narrowings": (narrowings, (RemoteError,)),
+    "key-sets": (key_sets, (RemoteError,)),
+    "id-tokens": (id_tokens, ()),
     "chains": (chains, ()),
     "texts": (texts, ()),
     "statements": (statements, (RemoteError,)),

@@ -5,19 +5,24 @@ from dataclasses import FrozenInstanceError
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pki.certificate import (
     LINEAGE,
     MAX_CERTIFICATE_BYTES,
+    ON_BEHALF_OF,
     Certificate,
     is_p256,
     is_serial,
+    is_user,
     lineage_of,
     lineage_value,
     read,
     to_datetime,
+    user_of,
+    user_value,
 )
 from pki.clock import SECOND, Wall
 from pki.errors import RemoteError
@@ -129,6 +134,52 @@ def test_a_lineage_that_is_no_serial_is_refused(value: bytes) -> None:
 
 def with_lineage(value: bytes) -> Certificate:
     return read(forge(CA.issuer, change=[(x509.UnrecognizedExtension(LINEAGE, value), False)]))
+
+
+USERS = ["a", "alice@example.org", "Zoë", "x" * 111, "x" * 120, "x" * 128, "é" * 127, "x" * 255]
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_a_user_is_read_as_it_was_written(name: str) -> None:
+    """Whatever the lengths of the DER around it."""
+    assert user_of(with_user(user_value(name))) == name
+
+
+def test_a_certificate_without_the_extension_is_on_nobody_s_behalf() -> None:
+    """As most are."""
+    assert user_of(read(forge(CA.issuer))) == ""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"alice",
+        b"\x0c\x05alice",
+        user_value("alice") + b"\x00",
+        user_value("alice")[:-1],
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alice")]).public_bytes(),
+        x509.Name([x509.NameAttribute(NameOID.USER_ID, name) for name in ("alice", "bob")]).public_bytes(),
+        user_value("al\nice"),
+        user_value("alice "),
+        user_value("x" * 256),
+    ],
+    ids=map(str, range(10)),
+)
+def test_a_user_that_is_no_name_is_refused(value: bytes) -> None:
+    """A second spelling, or a line break in every log, is not for a certificate to bring."""
+    with pytest.raises(RemoteError, match="on-behalf-of"):
+        user_of(with_user(value))
+
+
+@pytest.mark.parametrize("name", ["", " a", "a ", "a\x00", "a\nb", "\ud800", "x" * 256, "é" * 128])
+def test_a_name_that_no_certificate_can_hold(name: str) -> None:
+    """Empty, unprintable, unencodable, or longer than 255 bytes of UTF-8."""
+    assert not is_user(name)
+
+
+def with_user(value: bytes) -> Certificate:
+    return read(forge(CA.issuer, change=[(x509.UnrecognizedExtension(ON_BEHALF_OF, value), False)]))
 
 
 @pytest.mark.parametrize(

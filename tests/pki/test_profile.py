@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from pki.certificate import LINEAGE, read, to_datetime
+from pki.certificate import LINEAGE, ON_BEHALF_OF, read, to_datetime, user_value
 from pki.clock import DAY, Wall
 from pki.profile import Mismatch, Rule, check_issuer, check_leaf, check_root
 from pki.spiffe import SpiffeId
@@ -102,6 +102,12 @@ DEPARTURES: dict[str, tuple[list[Extension], list[str]]] = {
     "unknown, critical": ([unknown("1.2.3", b"\x05\x00", critical=True)], ["critical-extension"]),
     "lineage, critical": ([unknown(LINEAGE, b"\x02\x01\x05", critical=True)], ["critical-extension"]),
     "lineage of zero": ([unknown(LINEAGE, b"\x02\x01\x00")], ["lineage"]),
+    "on a node's behalf": ([unknown(ON_BEHALF_OF, user_value("alice"))], ["on-behalf-of"]),
+    "on nobody's behalf": ([unknown(ON_BEHALF_OF, b"alice")], ["on-behalf-of"]),
+    "on an agent's behalf, critically": (
+        [uris(AGENT_URI), unknown(ON_BEHALF_OF, user_value("alice"), critical=True)],
+        ["critical-extension"],
+    ),
     "all at once": (
         [uris(), key_usage("crl_sign"), purposes(SERVER), (x509.BasicConstraints(True, None), True)],
         ["basic-constraints", "extended-key-usage", "key-usage", "key-usage", "names"],

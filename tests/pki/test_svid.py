@@ -1,4 +1,5 @@
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pki import svid
-from pki.certificate import STATEMENT_SIGNING, lineage_of, read
+from pki.certificate import STATEMENT_SIGNING, lineage_of, read, user_of
 from pki.clock import DAY, HOUR, SECOND, Wall
 from pki.errors import LocalError, RemoteError
 from pki.profile import check_issuer, check_leaf, check_root
@@ -134,6 +135,15 @@ def test_a_lineage_begins_with_its_first_certificate() -> None:
     first = read(svid.leaf(plan(CA.node()), CA.issuer))
     renewed = read(svid.leaf(plan(CA.node(), lineage=f"{first.serial:x}"), CA.issuer))
     assert lineage_of(first) == lineage_of(renewed) == first.serial != renewed.serial
+
+
+def test_a_session_s_certificate_names_its_user() -> None:
+    """And no other member's may, nor one that is no name."""
+    wanted = replace(plan(CA.agent()), on_behalf_of="alice@example.org")
+    assert user_of(read(svid.leaf(wanted, CA.issuer))) == "alice@example.org"
+    for wrong in (replace(wanted, id=CA.node()), replace(wanted, on_behalf_of="a\nb")):
+        with pytest.raises(LocalError, match="cannot name a user"):
+            svid.leaf(wrong, CA.issuer)
 
 
 @pytest.mark.parametrize("lineage", ["0", "-1", "f" * 41])

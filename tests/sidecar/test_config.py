@@ -123,3 +123,34 @@ def test_a_wrong_dev_does_not_hide_other_faults() -> None:
         "node.toml:5 dev: must be true or false",
         "node.toml:6 listen: must name at least one address",
     ]
+
+
+OIDC = f"""{CA}[oidc]
+issuer = "https://login.example.org"
+audience = "lockgate"
+"""
+
+
+def test_an_issuer_of_id_tokens_has_defaults() -> None:
+    """Its keys in a file, who the user is by sub, and an hour since the login."""
+    found = load_ca_config(f'{OIDC}jwks = "/etc/lockgate/jwks.json"'.encode(), "ca.toml").oidc
+    assert found is not None
+    assert (found.claim, found.max_age, found.ca) == ("sub", HOUR, None)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ('jwks = "keys.json"', "an absolute path, or a URL"),
+        ('jwks = "http://login.example.org/keys"', "an absolute path, or a URL"),
+        ('jwks = "https:///keys"', "an absolute path, or a URL"),
+        ('jwks = "https://a:b@login.example.org/keys"', "an absolute path, or a URL"),
+        ('jwks = "https://login.example.org/keys"', "the CA that vouches for its host"),
+        ('jwks = "/x"\nclaim = "name"', "claim"),
+        ('jwks = "/x"\nmax-age = "2d"', "max-age"),
+        ("", "jwks"),
+    ],
+)
+def test_an_issuer_that_could_be_anybody_is_refused(more: str, why: str) -> None:
+    """Its keys come from this machine, or from a host that proves who it is."""
+    assert why in " ".join(ca_faults(OIDC + more))

@@ -1,8 +1,10 @@
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from pki.authority.id_token import OnBehalfOf
 from pki.authority.issuer import Chain, Issuer, Lifetimes, WantedSession
 from pki.authority.refusal import Refusal, RefusalError
 from pki.clock import DAY, HOUR, MINUTE, SECOND, Wall
@@ -13,6 +15,7 @@ from pki.statement import Target
 from pki.verify import Identity, verify
 from tests.authority import NOW, TinyCa, new_key
 
+ALICE = OnBehalfOf("alice", b"a token's digest", Wall(NOW + HOUR))
 OTHER = new_id(b"another-session!")
 LATER = Wall(NOW + 30 * MINUTE)
 
@@ -93,6 +96,27 @@ def test_a_session_is_renewed_by_a_certificate_of_its_own(ca: TinyCa, issuer: Is
     for serial in (another.serial, node.serial, "abc", ""):
         wanted = WantedSession(first.id, new_key().public_key(), serial)
         assert reason_of(partial(issuer.session, wanted, LATER, anyone)) is Refusal.SESSION_TAKEN
+
+
+def test_a_session_keeps_its_user_over_renewals(ca: TinyCa, issuer: Issuer) -> None:
+    """By the CA's own register: what a node says of a user at a renewal changes nothing, and drops nothing."""
+    wanted = WantedSession(ca.agent(), new_key().public_key(), user=ALICE)
+    first = identity(ca, issuer.session(wanted, NOW, anyone))
+    assert first.on_behalf_of == "alice"
+    for user in (None, replace(ALICE, user="mallory", digest=b"another")):
+        wanted = WantedSession(ca.agent(), new_key().public_key(), first.serial, user=user)
+        first = identity(ca, issuer.session(wanted, LATER, anyone), LATER)
+        assert first.on_behalf_of == "alice"
+
+
+def test_an_id_token_starts_one_session(ca: TinyCa, issuer: Issuer) -> None:
+    """Whoever overheard it comes too late; and a session that may not be costs its user no token."""
+    key = new_key().public_key()
+    wanted = WantedSession(ca.agent(), key, user=ALICE)
+    assert reason_of(lambda: issuer.session(wanted, NOW, lambda *_: False)) is Refusal.NOT_LISTED
+    issuer.session(wanted, NOW, anyone)
+    again = WantedSession(ca.agent(session=OTHER), key, user=ALICE)
+    assert reason_of(lambda: issuer.session(again, NOW, anyone)) is Refusal.ID_TOKEN
 
 
 def test_a_session_that_has_ended_is_not_renewed(ca: TinyCa, issuer: Issuer) -> None:

@@ -138,6 +138,22 @@ def test_a_session_keeps_its_first_lineage(register: Register) -> None:
     assert register.claim_session(SESSION, "b2") == "a1"
 
 
+def test_a_session_keeps_its_user(register: Register) -> None:
+    """Asked again for somebody else, it is still the first one's; an unknown session is nobody's."""
+    register.claim_session(SESSION, "a1", "alice")
+    register.claim_session(SESSION, "b2", "bob")
+    assert register.user_of(SESSION) == "alice"
+    assert register.user_of(SpiffeId.for_agent("td", "other", "agents-2", new_id(bytes(16)))) == ""
+
+
+def test_an_id_token_is_spent_once(register: Register) -> None:
+    """It is remembered until it has expired, when nobody takes it any more."""
+    assert register.spend_id_token(b"one", Wall(10), Wall(1))
+    assert register.spend_id_token(b"two", Wall(20), Wall(1))
+    assert not register.spend_id_token(b"one", Wall(10), Wall(9))
+    assert not register.spend_id_token(b"two", Wall(20), Wall(15))
+
+
 def test_a_session_id_belongs_to_one_session(register: Register) -> None:
     """A node cannot take the id of another node's session."""
     register.claim_session(SESSION, "a1")

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from pki import renewal, statement, svid
 from pki.authority import keystore, service
 from pki.authority.enrol import Enrolment
+from pki.authority.id_token import OnBehalfOf
 from pki.authority.issuer import Chain, Issuer
 from pki.authority.keystore import Authority
 from pki.authority.policies import Approval, Wish
@@ -70,10 +71,15 @@ class Desk:
             roles_of=lambda identity: self.roles.get(identity.id.name, frozenset()),
             policies=self,
             lift=self.lift,
+            check_id_token=self.check_id_token,
             control_address="127.0.0.1:7446",
             clock=self,
             note=self.notes.append,
         )
+
+    async def check_id_token(self, token: str) -> OnBehalfOf:
+        """Here a token is its user's name."""
+        return OnBehalfOf(token, hashlib.sha256(token.encode()).digest(), Wall(NOW + HOUR))
 
     async def publish(self, published: Statement) -> None:
         self.fail()
@@ -285,6 +291,19 @@ async def test_no_secret_is_in_a_note_a_log_or_an_error(desk: Desk) -> None:
     said = repr((errors, logs, desk.notes))
     for spelling in (repr(secret)[2:-1], secret.hex(), base64.b64encode(secret).decode()):
         assert spelling not in said
+
+
+async def test_a_session_runs_for_the_user_of_its_id_token(ca: TinyCa, desk: Desk) -> None:
+    """Whom it names is in the certificate; a renewal brings no token, and another session another one."""
+    node = member(ca, ca.node())
+    first = await desk.ask(node, "POST", "/v1/sessions", session_body(id_token="alice"))
+    began = verify(chain_in(first), ca.bundle, NOW)
+    assert isinstance(began, Identity)
+    assert began.on_behalf_of == "alice"
+    with pytest.raises(RefusedError, match="a renewal keeps its user"):
+        await desk.ask(node, "POST", "/v1/sessions", session_body(renews=began.serial, id_token="bob"))
+    other = session_body(session=new_id(b"another-16-bytes"), id_token="alice")
+    assert (await desk.refused(node, "POST", "/v1/sessions", other))["reason"] == "id_token"
 
 
 async def test_a_node_gets_certificates_for_its_sessions(ca: TinyCa, desk: Desk) -> None:

@@ -80,12 +80,12 @@ class Station(Node):
     mint: Mint
     down: bool = False
 
-    async def certify(self, session: SpiffeId, ca: CaAccess) -> tuple[Identity, Key]:
-        """What the CA does."""
+    async def certify(self, session: SpiffeId, id_token: str, ca: CaAccess) -> tuple[Identity, Key]:
+        """What the CA does; here an ID token is its user's name."""
         if self.down:
             raise UnreachableError("CA 127.0.0.1:7444: cannot connect")
         key = new_key()
-        identity = verify(self.mint.ca.issue(session, key), ca.bundle, NOW)
+        identity = verify(self.mint.ca.issue(session, key, on_behalf_of=id_token), ca.bundle, NOW)
         assert isinstance(identity, Identity)
         return identity, key
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from sidecar.http import headers
@@ -33,6 +35,16 @@ def forwarded(*fields: tuple[bytes, bytes], marks: Marks = MARKS, changes: Chang
 def test_verified_marks_are_set() -> None:
     """Who asks, for whom, over which stream, in which request and trace."""
     assert dict(forwarded()) == SET
+
+
+@pytest.mark.parametrize(
+    ("user", "spelled"),
+    [("a@b", b"a@b"), ("Zoë", b"Zo%C3%AB"), ("50%", b"50%25"), ("a b", b"a b")],
+)
+def test_a_user_s_name_has_one_spelling_in_ascii(user: str, spelled: bytes) -> None:
+    """Two users never look the same to a tool, whatever letters they are written with."""
+    marks = replace(MARKS, identity=replace(IDENTITY, on_behalf_of=user))
+    assert dict(forwarded(marks=marks))[b"Lockgate-On-Behalf-Of"] == spelled
 
 
 STRIPPED = [

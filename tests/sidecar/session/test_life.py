@@ -197,7 +197,7 @@ async def test_a_holder_hears_of_each_certificate_and_of_the_end(
     """The key only where it was asked for, and all of it fits together."""
     hold = Hold()
     session = await node.life.start("researcher", 1001, Wish(hold=hold, export=True))
-    identity, key = await node.certify(session.id, node.certificates.ca_access())
+    identity, key = await node.certify(session.id, "", node.certificates.ca_access())
     node.life.take_up_session(session, identity, key, nursery.start_soon)
     news = await hold.told()
     assert news is not None
