@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pki.clock import HOUR
 from sidecar.config import (
     CaConfig,
     CaLimits,
@@ -82,3 +83,13 @@ def test_the_examples_name_every_key(name: str, tables: tuple[type[Table], ...])
     keys = {field.alias for table in tables for field in table.model_fields.values()}
     shown = set(re.findall(r"^(?:# )?\[?([a-z-]+)(?:\]| = )", text_of(name), re.MULTILINE))
     assert keys - shown == {"dev"}
+
+
+def test_the_issuer_of_the_ca_example_is_one() -> None:
+    """Indented, because it is no default; taken as it is, it loads."""
+    lines = [
+        line.removeprefix("#     ") for line in text_of("ca.toml").splitlines() if line.startswith("#     ")
+    ]
+    config = load_ca_config((text_of("ca.toml") + "\n".join(lines)).encode(), "ca.toml")
+    assert config.oidc is not None
+    assert config.oidc == config.oidc.model_copy(update={"claim": "sub", "max_age": HOUR})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pki.authority import service
-from pki.certificate import LINEAGE, STATEMENT_SIGNING
+from pki.certificate import LINEAGE, ON_BEHALF_OF, STATEMENT_SIGNING
 from pki.framing import MAX_FRAME_BODY
 from pki.statement import KINDS, MAX_STATEMENT_BYTES
 from pki.token import MAX_TOKEN_CHARS
@@ -105,7 +105,7 @@ def test_every_kind_of_record_has_its_meaning() -> None:
 def test_private_identifiers_are_those_of_the_code() -> None:
     """A tool that reads our certificates needs them."""
     documented = [oid for oid, *_ in table("Private identifiers")]
-    assert documented == [LINEAGE.dotted_string, STATEMENT_SIGNING.dotted_string]
+    assert documented == [one.dotted_string for one in (LINEAGE, STATEMENT_SIGNING, ON_BEHALF_OF)]
 
 
 def test_paths_of_the_ca_are_those_it_serves() -> None:

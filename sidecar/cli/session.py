@@ -148,7 +148,8 @@ def table(sessions: list[dict[str, Any]]) -> str:
             f"known by {one['attribution']}",
             f"until {clock_time(one['not_after'])}",
             "exported" if one.get("exported") else "",
-from pki.errors import LocalError, LockgateError, RefusedError
+            f"child of {one['parents'][-1]}" if one.get("parents") else "",
+            f"for {printable(one['on_behalf_of'])}" if one.get("on_behalf_of") else "",
         )
         for one in sessions
     ]
