@@ -12,6 +12,7 @@ from sidecar.config import (
     Lifetimes,
     NodeConfig,
     NodeLimits,
+    Oidc,
     load_ca_config,
     load_node_config,
 )
@@ -75,13 +76,13 @@ def test_what_the_ca_example_calls_the_default_is_the_default() -> None:
     ("name", "tables"),
     [
         ("node.toml", (NodeConfig, NodeLimits)),
-        ("ca.toml", (CaConfig, CaLimits, Lifetimes)),
+        ("ca.toml", (CaConfig, CaLimits, Lifetimes, Oidc)),
     ],
 )
 def test_the_examples_name_every_key(name: str, tables: tuple[type[Table], ...]) -> None:
     """A key that no example shows is found by nobody; dev is for `lockgate dev` alone."""
     keys = {field.alias for table in tables for field in table.model_fields.values()}
-    shown = set(re.findall(r"^(?:# )?\[?([a-z-]+)(?:\]| = )", text_of(name), re.MULTILINE))
+    shown = set(re.findall(r"^(?:# +)?\[?([a-z-]+)(?:\]| = )", text_of(name), re.MULTILINE))
     assert keys - shown == {"dev"}
 
 
