@@ -13,7 +13,7 @@ export PIP_CONSTRAINT := .ci/constraints.txt
 export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: try test test-long lint types tests fuzz bench lock clean
+.PHONY: try test test-long lint types tests fuzz bench reference lock clean
 
 try: .venv/.installed
 	@.venv/bin/lockgate dev --tour
@@ -47,6 +47,10 @@ fuzz: .venv/.installed-dev
 bench: .venv/.installed-dev
 	@.ci/system-packages bench
 	@$(PYTHON) -m tests.bench
+
+# The tables of docs/policy.md, and docs/policy.schema.json, from the code that reads a policy.
+reference: .venv/.installed-dev
+	@$(PYTHON) -m tests.reference
 
 # The stamps lie inside .venv, so that removing .venv starts over. The install is editable: new code needs no new install.
 .venv/.installed: pyproject.toml .ci/constraints.txt

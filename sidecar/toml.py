@@ -15,7 +15,15 @@ from types import NoneType
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 import tomli
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pki.errors import ConfigError, Fault, LocalError
@@ -131,6 +139,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {quoted(near[0])}?" if near else ""
 
 
+NAME_SHAPE = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+DURATION_SHAPE = "^[0-9]{1,9}(ms|[smhd])$"
+"""For editors, which read a JSON Schema; the validators here decide."""
+
+
+def _schema(shape: str, *examples: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": shape, **({"examples": list(examples)} if examples else {})}
+
+
 def _duration(value: object) -> object:
     if isinstance(value, str):
         try:
@@ -157,11 +174,12 @@ def _name(value: str) -> str:
     return value
 
 
-Duration = Annotated[int, BeforeValidator(_duration)]
+Duration = Annotated[int, BeforeValidator(_duration), WithJsonSchema(_schema(DURATION_SHAPE, "30s", "5m"))]
 """Integer microseconds, written as a string."""
 
 AddressField = Annotated[Address, BeforeValidator(_address, json_schema_input_type=str)]
-Name = Annotated[str, AfterValidator(_name)]
+NameSchema = WithJsonSchema(_schema(NAME_SHAPE))
+Name = Annotated[str, AfterValidator(_name), NameSchema]
 
 NotStrict = Field(strict=False)
 """For tuples, which TOML's arrays are not, and enums."""

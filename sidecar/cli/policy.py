@@ -113,6 +113,17 @@ def diff(settings: Settings, before: str, after: str | None) -> int:
 
 @policy.command()
 @settings_options
+def schema(settings: Settings) -> int:
+    """Print the JSON Schema of policy files, for editors: `#:schema ./policy.schema.json` as a policy's first line."""
+    from sidecar.policy.reference import schema as made
+    from sidecar.policy.reference import schema_text
+
+    settings.emit(made(), schema_text().rstrip("\n"))
+    return Exit.YES
+
+
+@policy.command()
+@settings_options
 def ls(settings: Settings) -> int:
     """List every version of the policy, and what waits for a second operator."""
     with acting(settings) as operator:

@@ -23,7 +23,7 @@ from sidecar.policy.target import (
     UnixTarget,
     is_unix_path,
 )
-from sidecar.toml import Name, NotStrict, fault, quoted
+from sidecar.toml import Name, NameSchema, NotStrict, fault, quoted
 
 MAX_PORT = 65_535
 
@@ -172,7 +172,7 @@ UriPatterns = Annotated[tuple[Annotated[NamePattern, _parsed(NamePattern.uri)], 
 Methods = Annotated[tuple[Method, ...], NotStrict, NotEmpty]
 Argument = Annotated[str, AfterValidator(_json_path)]
 
-AgentName = Annotated[str, known("agent")]
-ServiceName = Annotated[str, known("service")]
-SegmentName = Annotated[str, known("segment")]
+AgentName = Annotated[str, known("agent"), NameSchema]
+ServiceName = Annotated[str, known("service"), NameSchema]
+SegmentName = Annotated[str, known("segment"), NameSchema]
 RuleId = Annotated[Name, AfterValidator(rule_id)]

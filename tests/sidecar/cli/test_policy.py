@@ -1,4 +1,5 @@
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,11 @@ def test_a_file_with_faults_has_no_tests_to_run(file: Path) -> None:
     done = lockgate("policy", "test", file)
     assert (done.code, done.out) == (Exit.NO, "")
     assert "oops: unknown key" in done.err
+
+
+def test_the_schema_is_printed_for_editors() -> None:
+    """The same as in the docs."""
+    done = lockgate("policy", "schema")
+    assert done.code == Exit.YES
+    assert json.loads(done.out)["title"] == "Lockgate policy"
+    assert lockgate("policy", "schema", "--json").json["properties"].keys() >= {"segments", "grants"}
