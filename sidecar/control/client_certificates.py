@@ -1,8 +1,8 @@
 """Client certificates for the bindings of a session whose callers are told by `mtls`: two calls of agent.sock.
 
 Whoever has one is that session, from wherever it calls. So it is given only to who would be taken for that session by
-the kernel too: of a session with a cgroup to a process in that cgroup, from inside another session to nobody, and to a
-child never, which has no certificate of its own. Root may ask for any.
+the kernel too: of a session with a cgroup, or a child, to a process in that very cgroup, and from inside another
+session to nobody. Root may ask for any.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,8 @@ def routes(node: Node, own: Own) -> list[Route]:
                 f'agent {session.id.name}: no binding to {wanted.service} with callers = "mtls"'
             )
         pin = Pin(session.id.name, wanted.service, session.name)
-        ends = session.identity.not_after
+        left, ends = session.narrowing, session.identity.not_after
+        ends = min(ends, left.not_after) if left else ends
         der = node.local_tls.certify(pin, public_key_of_csr(wanted.csr), ends)
         roots = b"".join(chains.to_pem([root]) for root in node.member.bundle.roots)
         return answer(
@@ -64,8 +65,6 @@ def routes(node: Node, own: Own) -> list[Route]:
 
 def _require_entitled(asker: Asker, session: Session) -> None:
     """Raise RefusedError for a process that the kernel would not take for ``session``."""
-    if session.child is not None:
-        raise RefusedError(f"session {session.name}: a child session has no client certificates")
     must_be_inside = asker.is_inside or session.cgroup is not None
     is_itself = asker.session is not None and asker.session.name == session.name
     if must_be_inside and not is_itself and not asker.is_root:
@@ -77,5 +76,5 @@ def _require_entitled(asker: Asker, session: Session) -> None:
 def _services(node: Node, session: Session) -> list[str]:
     policy = node.member.snapshot.policy
     bindings = policy.bindings_on(node.name) if policy else ()
-    mine = (one for one in bindings if one.agent == session.id.name)
-    return sorted({one.service for one in mine if one.callers is Callers.MTLS})
+    mine = {one.service for one in bindings if one.agent == session.id.name and one.callers is Callers.MTLS}
+    return sorted(mine & session.narrowing.services if session.narrowing else mine)

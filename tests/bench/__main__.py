@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidecar.dev.layout import free_ports
-from tests.bench import cases, machine, peers, usage
+from tests.bench import callers, cases, machine, peers, usage
 from tests.bench.cases import Case, Effort
 from tests.bench.lockgate import Lockgate, lockgate
 from tests.bench.pairs import Pair, Site, running_target
@@ -104,6 +104,7 @@ def measure(field: Field, rounds: int, effort: Effort) -> Results:
             if case in cases.DURABLE_CASES:
                 take(results, case, field.lockgate.durable, effort)
         results.add(field.lockgate.pair.name, cases.session_start(field.lockgate, effort))
+        results.add(field.lockgate.pair.name, callers.attribution(effort.trips))
         numbers, session = cases.revocation(field.lockgate, session, effort)
         results.add(field.lockgate.pair.name, numbers)
     return results

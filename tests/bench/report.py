@@ -36,7 +36,7 @@ def render(results: Results, pairs: Sequence[str], facts: dict[str, str]) -> str
             f"Medians as multiples of those of {base}; **bold** is better than it:",
             _ratios(results, pairs, base),
         ]
-    parts += [_revocation(results), _session_start(results)]
+    parts += [_revocation(results), _session_start(results), _attribution(results)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -110,6 +110,18 @@ def _session_start(results: Results) -> str:
         ["all of `session exec true`, ms", _cell(ran, milliseconds)],
     ]
     return _markdown(["a session", "lockgate"], rows)
+
+
+def _attribution(results: Results) -> str:
+    tcp, unix = (results.of(f"attribution-{name}", "lockgate") for name in ("tcp", "unix"))
+    if not tcp:
+        return ""
+    microseconds = Metric("", "")
+    rows = [
+        ["over loopback TCP, µs", _cell(tcp, microseconds)],
+        ["over a Unix socket, µs", _cell(unix, microseconds)],
+    ]
+    return _markdown(["who calls, one caller among 100 sessions", "lockgate"], rows)
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:

@@ -31,6 +31,15 @@ def test_the_start_of_a_session_stands_alone() -> None:
     assert "`session exec true`" not in render(results(), ["lockgate"], {})
 
 
+def test_what_a_caller_costs_stands_alone() -> None:
+    """Microseconds, by kind of entrance."""
+    found = results()
+    found.add("lockgate", {"attribution-tcp": 31.4, "attribution-unix": 62.6})
+    page = render(found, ["lockgate", "nginx"], {})
+    assert "| over loopback TCP, µs | 31 |" in page
+    assert "| over a Unix socket, µs | 63 |" in page
+
+
 def test_what_is_better_depends_on_the_metric() -> None:
     """More opens are better, a longer round trip is not."""
     page = render(results(), ["lockgate", "nginx"], {})

@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from pki import chain as chains
 from pki import svid
 from pki.certificate import read
+from pki.clock import HOUR, Wall
 from sidecar.control.agent import agent_app
 from sidecar.peercred import PeerCred
 from sidecar.policy.narrowing import Narrowing
@@ -23,6 +24,19 @@ from tests.statements import Mint
 RESEARCHER = PeerCred(pid=7, uid=1001, gid=1001)
 OTHER = PeerCred(pid=8, uid=1002, gid=1002)
 MTLS = POLICY.replace("listen = 15001", 'listen = 15001\ncallers = "mtls"')
+
+MORE = """
+[services.crm]
+segment = "retrieval"
+nodes = ["tools-1"]
+target = "127.0.0.1:8009"
+
+[[bindings]]
+agent = "researcher"
+service = "crm"
+listen = 15009
+callers = "mtls"
+"""
 
 
 @pytest.fixture
@@ -40,7 +54,7 @@ def app(node: Station) -> Starlette:
 async def path_of_new_session(app: Starlette) -> str:
     status, body = await ask(app, "POST", "/v1/sessions", {"agent": "researcher"}, caller=RESEARCHER)
     assert status == 201, body
-    assert body["services"] == {"wiki": "localhost:15001"}
+    assert body["services"]["wiki"] == "localhost:15001"
     return f"/v1/sessions/{body['session']}/client-certificates"
 
 
@@ -134,15 +148,26 @@ async def test_only_who_is_taken_for_the_session_gets_its_certificate(  # noqa: 
     assert (status == 200) is is_given, said
 
 
-async def test_a_child_gets_none(node: Station, app: Starlette) -> None:
-    """It has no certificate, and its parent's would undo its narrowing. It may come before the binding asks for one."""
+async def test_a_child_gets_its_own_and_not_its_parents(node: Station, app: Starlette) -> None:
+    """Pinned to the child, for no service and no time that it has not; its parent's would undo its narrowing."""
+    await with_policy(node, MTLS + MORE, sequence=2)
     await path_of_new_session(app)
     [session] = node.sessions
-    narrowing = Narrowing(frozenset({"wiki"}), None, session.identity.not_after, (another(2),))
+    ends = Wall(session.identity.not_after - HOUR // 2)
+    narrowing = Narrowing(frozenset({"wiki"}), None, ends, (another(2),))
     cgroup = SessionCgroup(another(2), Path("/cgroup/child"), OWN)
     child = Child(session.name, (), narrowing, session.started, session.trace, cgroup)
     node.sessions.add_child(child)
     node.sessions.claimed = frozenset({OWN})
-    for name, why in ((child.id, "a child session has no"), (session.name, "you have no such session")):
-        path = f"/v1/sessions/{name}/client-certificates"
-        assert why in message(await ask(app, "POST", path, wanted(), caller=RESEARCHER, cgroup=OWN))
+    path = f"/v1/sessions/{child.id}/client-certificates"
+    status, body = await ask(app, "POST", path, wanted(), caller=RESEARCHER, cgroup=OWN)
+    assert (status, body["not_after"]) == (200, ends), body
+    leaf = read(chains.from_pem(body["certificate"].encode())[0])
+    assert pin_of(leaf, NOW) == Pin("researcher", "wiki", child.id)
+    refused = await ask(app, "POST", path, wanted("crm"), caller=RESEARCHER, cgroup=OWN)
+    assert "no binding to crm" in message(refused)
+    refused = await ask(app, "POST", path, wanted(), caller=RESEARCHER)
+    assert "only a process of that very session" in message(refused)
+    parents = f"/v1/sessions/{session.name}/client-certificates"
+    refused = await ask(app, "POST", parents, wanted(), caller=RESEARCHER, cgroup=OWN)
+    assert "you have no such session" in message(refused)
