@@ -233,7 +233,8 @@ def test_the_end_of_a_session_ends_its_children(mesh: Mesh, agent: Agent) -> Non
         recorded(mesh, "agents-1", kind="session", what="ended", session=name)["why"] == "its session ended"
     )
     reasons = [one["reason"] for one in child.asks("GET", "/v1/refusals")["refusals"]]
-    assert "revoked" in reasons
+    assert "revoked" in reasons, "what is left of a child may still ask why"
+    assert "neither starts another" in child.asks("POST", "/v1/sessions", {"agent": "helper"})
 
 
 @pytest.mark.parametrize("how", ["end", "revoke"])

@@ -299,6 +299,14 @@ async def test_a_child_asks_for_no_more_than_its_parent_has(desk: Desk, body: ob
     assert len(desk.node.sessions.children) == 1
 
 
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"\xff", b'{"life": 1e400}', b'{"services": 7}'])
+async def test_what_any_process_may_send_costs_one_refusal(desk: Desk, body: bytes) -> None:
+    """No traceback in the log, and no child."""
+    session = await desk.start()
+    await desk.refusal("POST", "/v1/children", body, inside=session)
+    assert desk.node.sessions.children == []
+
+
 async def test_inside_a_child_nobody_elses_child_is_started(desk: Desk) -> None:
     """It names its parent, and gets a child of its own all the same."""
     session = await desk.start()
