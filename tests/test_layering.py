@@ -38,6 +38,7 @@ PURE_CORES = (
     "sidecar.audit.chain",
     "sidecar.audit.folding",
     "sidecar.audit.record",
+    "sidecar.audit.trace",
     "sidecar.defaults",
     "sidecar.duration",
     "sidecar.exits",

@@ -1,4 +1,4 @@
-"""`lockgate audit tail | verify`."""
+"""`lockgate audit tail | verify | trace`."""
 
 import json
 import time
@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pki.errors import LocalError
+from sidecar.cli.audit_trace import trace
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import clock_time, printable
 from sidecar.exits import Exit
@@ -27,6 +28,9 @@ NAMED = (
 @settings_options
 def audit(settings: Settings) -> None:
     """The audit log of this node."""
+
+
+audit.add_command(trace)
 
 
 @audit.command()
