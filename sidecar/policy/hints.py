@@ -5,8 +5,9 @@ request alone: paths and names of a request are quoted, shortened and free of co
 """
 
 from sidecar.policy.case import Case, Place
-from sidecar.policy.match import HttpPattern, McpPattern, Rule
+from sidecar.policy.match import MCP_KINDS, HttpPattern, McpPattern, Rule
 from sidecar.policy.model import Escalation
+from sidecar.policy.operation import Operation
 
 MAX_NAME_CHARS = 80
 
@@ -49,19 +50,26 @@ def nearest(case: Case) -> Rule | None:
 
 
 def _pattern(rule: Rule, place: Place | None) -> HttpPattern | McpPattern | None:
-    """The part of ``rule`` that is about the request; else its first; None for a rule about everything."""
+    """What ``rule`` says that is nearest to the request; None for a rule about everything."""
     patterns = rule.patterns(place.service.protocol) if place else ()
     operation = place.operation if place else None
     if operation is not None:
-        for pattern in patterns:
-            if pattern.matches(operation, rule.effect):
-                return pattern
+        near: list[HttpPattern | McpPattern] = [one for one in patterns if _names(one, operation)]
+        near.sort(key=lambda one: not one.matches(operation, rule.effect))
+        if near:
+            return near[0]
     return patterns[0] if patterns else None
 
 
+def _names(pattern: HttpPattern | McpPattern, operation: Operation) -> bool:
+    """Whether it is about the path or name, by whatever method and on whatever conditions."""
+    if isinstance(pattern, HttpPattern):
+        return pattern.path.matches(operation.name)
+    is_kind = MCP_KINDS.get(operation.method) is pattern.kind
+    return is_kind and any(one.matches(operation.name) for one in pattern.names)
+
+
 def _escalation(case: Case) -> Escalation | None:
-    place, policy = case.place, case.snapshot.policy
-    if place is None or policy is None:
-        return None
-    agent, service, segment = case.facts.agent, place.service.name, place.segment.name
-    return next((one for one in policy.escalations.values() if one.permits(agent, service, segment)), None)
+    agent, service, segment = case.facts.agent, case.facts.service, case.facts.segment
+    known = case.snapshot.policy.escalations.values() if case.snapshot.policy else ()
+    return next((one for one in known if one.permits(agent, service, segment)), None)

@@ -8,10 +8,26 @@ from hypothesis import strategies as st
 
 from pki.clock import MINUTE, SECOND, Wall
 from pki.spiffe import SpiffeId
-from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request, decide, next_boundary, redecide
+from sidecar.policy.case import Question
+from sidecar.policy.decide import (
+    MAX_HINT_CHARS,
+    Decision,
+    Horizon,
+    Request,
+    decide,
+    decide_until,
+    judge,
+    next_boundary,
+    redecide,
+    steps_of,
+)
 from sidecar.policy.model import Policy, Verdict
+from sidecar.policy.narrowing import Narrowing
+from sidecar.policy.operation import Operation
 from sidecar.reasons import Reason
 from sidecar.snapshot import (
+    LeaseInForce,
+    Leases,
     LockInForce,
     Moment,
     NodeMember,
@@ -22,7 +38,7 @@ from sidecar.snapshot import (
     Target,
 )
 from tests.sidecar.policy import told
-from tests.sidecar.policy.language import Draw
+from tests.sidecar.policy.language import Draw, whole_policy_of
 from tests.sidecar.policy.reference import AGENTS, SERVICES, World, reference, sessions, targets, worlds
 from tests.sidecar.policy.world import (
     NOW,
@@ -332,7 +348,7 @@ def expiring(rule: str, at: int) -> Policy:
 # Any policy, any request, any time
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(worlds)
 def test_every_decision_equals_the_reference(world: World) -> None:
     """The indexed decision and a search through the uncompiled rules agree on verdict and reason."""
@@ -452,3 +468,251 @@ def test_until_its_boundary_a_request_of_any_kind_is_judged_alike(part: int) -> 
             assert boundary is None or boundary > moment.now
             if boundary is None or moment.now + by < boundary:
                 assert replace(before, hint="") == replace(after, hint=""), f"seed {seed}: {ask}"
+
+
+# Requests
+
+
+REQUESTS_POLICY = whole_policy_of(
+    POLICY.replace('target = "127.0.0.1:8001"', 'target = "h:1"\nprotocol = "http"', 1)
+    .replace('target = "127.0.0.1:8002"', 'target = "h:2"\nprotocol = "mcp"', 1)
+    .replace(
+        "[services.vault]",
+        """\
+[[services.wiki.operations]]
+methods = ["*"]
+path = "/admin/**"
+segment = "high-risk"
+[[services.wiki.operations]]
+methods = ["POST"]
+path = "/search"
+class = "read"
+[[services.tickets.operations]]
+tools = ["get_*"]
+segment = "retrieval"
+[services.vault]""",
+    )
+    + """
+[[escalations]]
+id = "up"
+agents = ["researcher", "clerk"]
+from = "action"
+to = "retrieval"
+services = ["wiki", "tickets"]
+max-ttl = "15m"
+"""
+)
+
+
+def asking(operation: Operation | None, service: str = "wiki", agent: str = "researcher") -> Request:
+    return replace(request(service, agent=agent), operation=operation)
+
+
+def leased(until: int, operations: tuple[str, ...] | None = None, rule: str = "up") -> Snapshot:
+    lease = LeaseInForce(
+        "lease-1", SESSION, rule, frozenset({"wiki", "tickets"}), operations, Wall(NOW + until)
+    )
+    return replace(snapshot(REQUESTS_POLICY), leases=Leases([lease]))
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "segment", "of_class"),
+    [
+        ("wiki", Operation("GET", "/"), "retrieval", "read"),
+        ("wiki", Operation("HEAD", "/"), "retrieval", "read"),
+        ("wiki", Operation("DELETE", "/"), "retrieval", "mutate"),
+        ("wiki", Operation("GET", "/admin/x"), "high-risk", "read"),
+        ("wiki", Operation("POST", "/search"), "retrieval", "read"),
+        ("wiki", None, "retrieval", "read"),
+        ("tickets", Operation("tools/call", "set_x"), "action", "mutate"),
+        ("tickets", Operation("tools/call", "get_x"), "retrieval", "read"),
+        ("tickets", Operation("resources/read", "docs://x"), "action", "read"),
+        ("tickets", Operation("ping", ""), "action", "read"),
+        ("tickets", None, "action", "mutate"),
+        ("vault", None, "high-risk", "mutate"),
+    ],
+)
+def test_a_request_has_its_own_segment_and_class(
+    service: str, operation: Operation | None, segment: str, of_class: str
+) -> None:
+    """The first of the service's operations that names it says; else the service's segment, and the method."""
+    decision = decide(asking(operation, service), snapshot(REQUESTS_POLICY), fresh())
+    assert (decision.segment, decision.operation_class) == (segment, of_class)
+
+
+def test_a_lock_on_a_segment_stops_the_requests_in_it() -> None:
+    """Those of the same service in another segment go on, and so does the stream that carries them."""
+    locked = snapshot(REQUESTS_POLICY, Restrictions([lock(Target("segment", "high-risk"))]))
+    assert decide(asking(Operation("GET", "/admin/x")), locked, fresh()).reason is Reason.LOCKED
+    assert decide(asking(Operation("GET", "/x")), locked, fresh()).allowed
+    assert redecide(asking(None), locked, fresh()).allowed
+
+
+def test_a_stream_opens_if_a_request_in_any_segment_could() -> None:
+    """The service's own segment is locked, one of its operations is elsewhere."""
+    locked = snapshot(REQUESTS_POLICY, Restrictions([lock(Target("segment", "retrieval"))]))
+    decision = decide(asking(None), locked, fresh())
+    assert (decision.allowed, decision.segment) == (True, "high-risk")
+    both = Restrictions([lock(Target("segment", "retrieval")), lock(Target("segment", "high-risk"))])
+    decision = decide(asking(None), snapshot(REQUESTS_POLICY, both), fresh())
+    assert (decision.reason, decision.segment) == (Reason.LOCKED, "retrieval")
+
+
+def test_a_lease_allows_what_no_grant_does() -> None:
+    """It names itself, with the line of the escalation that it came from."""
+    asked = asking(Operation("GET", "/"), agent="clerk")
+    assert decide(asked, snapshot(REQUESTS_POLICY), fresh()).reason is Reason.NO_GRANT
+    decision = decide(asked, leased(MINUTE), fresh())
+    assert (decision.allowed, decision.rule) == (True, "lease-1")
+    assert decision.line == REQUESTS_POLICY.escalations["up"].line
+
+
+def test_a_lease_ends_by_the_later_clock_and_says_so() -> None:
+    """It permits, so no clock set back revives it."""
+    asked, read = asking(Operation("GET", "/"), agent="clerk"), leased(MINUTE)
+    for moment in (replace(fresh(), wall=Wall(NOW + MINUTE)), later(fresh(), MINUTE)):
+        assert judged(asked, read, moment) == Decision(
+            Verdict.DENY, Reason.LEASE_ENDED, "lease-1", 0, "lease lease-1 has ended"
+        )
+    assert next_boundary(asked, read, fresh()) == NOW + MINUTE
+
+
+@pytest.mark.parametrize(
+    ("read", "operation", "service"),
+    [
+        (leased(MINUTE, rule="gone"), Operation("GET", "/"), "wiki"),
+        (leased(MINUTE, ("GET /a",)), Operation("GET", "/"), "wiki"),
+        (leased(MINUTE), Operation("GET", "/admin/x"), "wiki"),
+        (
+            leased(MINUTE, ("resources/read docs://a**",)),
+            Operation("resources/read", "docs://a/../b"),
+            "tickets",
+        ),
+    ],
+    ids=["rule gone", "another operation", "another segment", "two readings"],
+)
+def test_a_lease_gives_no_more_than_the_policy_in_force(
+    read: Snapshot, operation: Operation, service: str
+) -> None:
+    """Its escalation must still be there, and lead to the segment of the request."""
+    assert decide(asking(operation, service, "clerk"), read, fresh()).rule != "lease-1"
+
+
+def test_the_lease_that_lasts_longest_speaks() -> None:
+    """One that has ended hides no other."""
+    short, long = leased(SECOND).leases.all[0], replace(leased(MINUTE).leases.all[0], id="lease-2")
+    read = replace(snapshot(REQUESTS_POLICY), leases=Leases([short, long]))
+    assert (
+        decide(asking(Operation("GET", "/"), agent="clerk"), read, later(fresh(), 2 * SECOND)).rule
+        == "lease-2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "hint"),
+    [
+        (Narrowing(frozenset({"wiki"}), None, Wall(NOW + 1)), ""),
+        (Narrowing(frozenset({"wiki"}), ("GET /api/**",), Wall(NOW + 1)), ""),
+        (Narrowing(frozenset({"wiki"}), None, NOW), "the time that this child session was left is over"),
+        (
+            Narrowing(frozenset({"tickets"}), None, Wall(NOW + 1)),
+            "this child session was not left service wiki",
+        ),
+        (
+            Narrowing(frozenset({"wiki"}), ("GET /b",), Wall(NOW + 1)),
+            "this child session was not left this operation of service wiki",
+        ),
+    ],
+)
+def test_a_child_session_has_what_was_left_to_it(left: Narrowing, hint: str) -> None:
+    """Time, services, operations; the rights themselves are its parent's."""
+    asked = replace(asking(Operation("GET", "/api/x")), narrowing=left)
+    decision = decide(asked, snapshot(REQUESTS_POLICY), fresh())
+    assert (decision.reason, decision.hint) == (Reason.NARROWED if hint else None, hint)
+
+
+def test_operations_cannot_be_left_of_a_stream_that_shows_none() -> None:
+    """A child that was left some operations of a tcp service gets no stream of it; an http stream opens."""
+    for service, node, allowed in (("vault", "tools-2", False), ("wiki", "tools-1", True)):
+        left = Narrowing(frozenset({service}), ("GET /api/**",), Wall(NOW + 1))
+        asked = replace(request(service, node), narrowing=left)
+        assert decide(asked, snapshot(REQUESTS_POLICY), fresh()).allowed is allowed
+
+
+OBSERVED = whole_policy_of('[segments.retrieval]\nmode = "observe"\n' + POLICY)
+
+
+@pytest.mark.parametrize(
+    ("asked", "moment", "would", "rule"),
+    [
+        (request(), fresh(), None, "read-wiki"),
+        (request(agent="clerk"), fresh(), Reason.NO_GRANT, ""),
+        (request(), replace(fresh(), as_of=None), Reason.STALE, ""),
+        (request(agent="clerk"), replace(fresh(), as_of=None), Reason.STALE, ""),
+    ],
+)
+def test_an_observed_segment_passes_and_says_what_it_would_have_done(
+    asked: Request, moment: Moment, would: Reason | None, rule: str
+) -> None:
+    """The first of stale, denied and no_grant that applies; what is granted is just allowed."""
+    decision = decide(asked, snapshot(OBSERVED), moment)
+    assert (decision.allowed, decision.reason, decision.would_deny, decision.rule) == (
+        True,
+        None,
+        would,
+        rule,
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "read"),
+    [
+        (request(), snapshot(OBSERVED, Restrictions([lock(Target("all"))]))),
+        (request(), snapshot(OBSERVED, Restrictions(revocations=[revocation(Target("all"))]))),
+        (replace(request(), not_after=NOW), snapshot(OBSERVED)),
+        (request(tool_node="tools-2"), snapshot(OBSERVED)),
+        (request(agent="stranger"), snapshot(OBSERVED)),
+        (replace(request(), narrowing=Narrowing(frozenset(), None, NOW)), snapshot(OBSERVED)),
+    ],
+    ids=["locked", "revoked", "expired", "misbound", "unknown", "narrowed"],
+)
+def test_an_observed_segment_refuses_all_else(asked: Request, read: Snapshot) -> None:
+    """Also when it would be stale or denied as well: observing opens nothing that somebody stopped."""
+    for moment in (fresh(), replace(fresh(), as_of=None)):
+        decision = decide(asked, read, moment)
+        assert not decision.allowed
+        assert decision.would_deny is None
+
+
+def test_a_service_stands_beside_the_nodes_with_its_labels() -> None:
+    """Those of the roster, now: a node that lost one of them is no longer its place."""
+    policy = policy_of(POLICY.replace('nodes = ["tools-1"]', 'labels = ["rack", "gpu"]', 1))
+    for labels, reason in ((("rack", "gpu", "x"), None), (("rack",), Reason.MISBOUND), ((), Reason.MISBOUND)):
+        members = {name: NodeMember(name, (), "", (), labels) for name in ("agents-1", "tools-1")}
+        read = replace(snapshot(policy), roster=Roster(members, {}))
+        assert decide(request(), read, fresh()).reason is reason
+
+
+def test_a_decision_holds_until_its_horizon() -> None:
+    """What permits by the later clock, what restricts by the floor; while all is fresh."""
+    policy = expiring('id = "read-wiki"', NOW + MINUTE)
+    locked = Restrictions([lock(Target("agent", "researcher"), until=NOW + 2 * MINUTE)])
+    moment = Moment(NOW, Wall(NOW - SECOND), NOW)
+    decision, horizon = decide_until(request(), snapshot(policy, locked), moment)
+    assert decision == decide(request(), snapshot(policy, locked), moment)
+    assert horizon == Horizon(Wall(NOW + MINUTE), Wall(NOW + 2 * MINUTE), is_fresh=True)
+    _, stale = decide_until(request(), snapshot(policy), replace(moment, as_of=None))
+    assert not stale.is_fresh
+
+
+def test_the_steps_of_a_decision_can_be_followed() -> None:
+    """As far as they are asked, each with its answer: the last one is the decision."""
+    read = snapshot(REQUESTS_POLICY)
+    [case] = Question(asking(Operation("GET", "/")), read, fresh(), live=False).cases()
+    steps = list(steps_of(case))
+    assert [name for name, _ in steps][-3:] == ["narrowed", "denied", "granted"]
+    assert steps[-1][1] == judge(case)
+    [observed] = Question(request(agent="clerk"), snapshot(OBSERVED), fresh(), live=False).cases()
+    assert [name for name, _ in steps_of(observed)][-2:] == ["leased", "no_grant"]
+    [unknown] = Question(asking(None, "z"), read, fresh(), live=False).cases()
+    assert [name for name, _ in steps_of(unknown)][-1] == "unknown"
