@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -165,11 +165,11 @@ async def say_yes(context: object, params: ElicitRequestParams) -> ElicitResult:
 
 
 @asynccontextmanager
-async def client(world: World, mode: Mode, message_handler: Any = None) -> AsyncIterator[Client]:
+async def client(url: str, mode: Mode, message_handler: Any = None) -> AsyncIterator[Client]:
     with warnings.catch_warnings():
         # The SDK leaves its readers of events to the collector, which Trio tells on.
         warnings.simplefilter("ignore", ResourceWarning)
-        made = Client(world.url, mode=mode, elicitation_callback=say_yes, message_handler=message_handler)
+        made = Client(url, mode=mode, elicitation_callback=say_yes, message_handler=message_handler)
         async with made:
             yield made
         del made
@@ -177,20 +177,26 @@ async def client(world: World, mode: Mode, message_handler: Any = None) -> Async
 
 
 @asynccontextmanager
-async def official(make: Callable[[list[str]], MCPServer] = tickets) -> AsyncIterator[World]:
-    """The server, and a relay before it."""
-    heard: list[str] = []
-    tool = make(heard)
+async def serving(tool: MCPServer, port: int = 0) -> AsyncIterator[int]:
+    """The server on a port of 127.0.0.1, by itself."""
     app = tool.streamable_http_app()
     async with trio.open_nursery() as nursery, tool.session_manager.run():
-        serve_tool = partial(serve_connection, app=app, extra={})
-        [behind] = await nursery.start(partial(trio.serve_tcp, serve_tool, 0, host="127.0.0.1"))
-        target: int = behind.socket.getsockname()[1]
+        serve = partial(trio.serve_tcp, partial(serve_connection, app=app, extra={}), port, host="127.0.0.1")
+        [listener] = await nursery.start(serve)
+        yield listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def official() -> AsyncIterator[World]:
+    """The server, and a relay before it."""
+    heard: list[str] = []
+    tool = tickets(heard)
+    async with serving(tool) as target, trio.open_nursery() as nursery:
         server = Server("tickets", Pins({}), Owners(), dict)
         world = World(0, Rules(), server, heard, [], tool)
-        [listener] = await nursery.start(
-            partial(trio.serve_tcp, partial(_carry, world, target), 0, host="127.0.0.1")
-        )
+        carry = partial(trio.serve_tcp, partial(_carry, world, target), 0, host="127.0.0.1")
+        [listener] = await nursery.start(carry)
         world.port = listener.socket.getsockname()[1]
         yield world
         nursery.cancel_scope.cancel()

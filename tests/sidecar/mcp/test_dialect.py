@@ -19,7 +19,7 @@ from tests.sidecar.mcp.official import MODES, Mode, client, official
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_agent_sees_what_it_could_be_allowed(mode: Mode) -> None:
     """Tools, resources, templates and prompts, in both versions of the protocol."""
-    async with official() as world, client(world, mode) as agent:
+    async with official() as world, client(world.url, mode) as agent:
         tools = [tool.name for tool in (await agent.list_tools()).tools]
         assert tools == ["get_ticket", "refund", "count", "close_ticket", "change"]
         resources = [str(one.uri) for one in (await agent.list_resources()).resources]
@@ -32,7 +32,7 @@ async def test_an_agent_sees_what_it_could_be_allowed(mode: Mode) -> None:
 @pytest.mark.parametrize("mode", MODES)
 async def test_what_is_granted_is_done(mode: Mode) -> None:
     """Calls, resources, prompts, and a tool that reports its progress while it works."""
-    async with official() as world, client(world, mode) as agent:
+    async with official() as world, client(world.url, mode) as agent:
         result = await agent.call_tool("get_ticket", {"number": 7})
         assert result.structured_content == {"result": "ticket 7"}
         assert world.heard == ["get 7"]
@@ -59,7 +59,7 @@ async def test_a_refused_call_reads_as_an_error_of_the_tool(
     mode: Mode, tool: str, arguments: dict[str, int], reason: str, rule: str
 ) -> None:
     """By name or by argument: the model is told why, and the tool hears nothing."""
-    async with official() as world, client(world, mode) as agent:
+    async with official() as world, client(world.url, mode) as agent:
         result = await agent.call_tool(tool, arguments)
         assert result.is_error
         [content] = result.content
@@ -74,7 +74,7 @@ async def test_a_refused_call_reads_as_an_error_of_the_tool(
 @pytest.mark.parametrize("mode", MODES)
 async def test_any_other_refusal_reads_as_an_error_with_its_reason(mode: Mode) -> None:
     """A resource by its URI, a prompt by its name."""
-    async with official() as world, client(world, mode) as agent:
+    async with official() as world, client(world.url, mode) as agent:
         for asking in (agent.read_resource("docs://salaries"), agent.read_resource("secret://x")):
             with pytest.raises(MCPError, match="no_grant") as caught:
                 await asking
@@ -90,7 +90,7 @@ async def test_any_other_refusal_reads_as_an_error_with_its_reason(mode: Mode) -
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_server_may_ask_back(mode: Mode) -> None:
     """The question passes to the agent and its answer to the server, and the question is noted."""
-    async with official() as world, client(world, mode) as agent:
+    async with official() as world, client(world.url, mode) as agent:
         result = await agent.call_tool("close_ticket", {})
         assert not result.is_error
         assert world.heard == ["close accept"]
@@ -105,7 +105,7 @@ async def test_what_a_server_says_of_its_own_accord_passes() -> None:
         if "tools/list_changed" in str(message):
             told.set()
 
-    async with official() as world, client(world, "legacy", hear) as agent:
+    async with official() as world, client(world.url, "legacy", hear) as agent:
         with trio.fail_after(20):
             await world.judge.listening.wait()
             await agent.call_tool("change")
@@ -118,7 +118,7 @@ async def test_what_a_server_says_of_its_own_accord_passes() -> None:
 async def test_a_tool_that_has_changed_is_hidden(mode: Mode) -> None:
     """Until its new definition is approved."""
     async with official() as world:
-        async with client(world, mode) as agent:
+        async with client(world.url, mode) as agent:
             await agent.list_tools()
         world.tool.remove_tool("get_ticket")
 
@@ -126,7 +126,7 @@ async def test_a_tool_that_has_changed_is_hidden(mode: Mode) -> None:
         def get_ticket(number: int) -> str:
             return str(number)
 
-        async with client(world, mode) as agent:
+        async with client(world.url, mode) as agent:
             assert "get_ticket" not in [tool.name for tool in (await agent.list_tools()).tools]
             assert "has changed" in world.server.pins.fault("tickets", "get_ticket", {})
             seen = dict(world.server.pins)["tickets", "get_ticket"].seen
@@ -138,14 +138,14 @@ async def test_a_definition_is_the_same_in_both_versions() -> None:
     """Else an agent that speaks the other version would see drift."""
     async with official() as world:
         for mode in MODES:
-            async with client(world, mode) as agent:
+            async with client(world.url, mode) as agent:
                 await agent.list_tools()
         assert [pin for _, pin in world.server.pins if pin.drifted] == []
 
 
 async def test_nobody_takes_over_another_s_session_of_the_server() -> None:
     """Its id is no proof of who one is."""
-    async with official() as world, client(world, "legacy"):
+    async with official() as world, client(world.url, "legacy"):
         [(_, number)] = world.server.owners.known("mine")
         world.session = "yours"
         stream = await trio.open_tcp_stream("127.0.0.1", world.port)

@@ -62,5 +62,5 @@ def test_a_disk_that_fails_is_said_to(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="directory"):
         PinFile(RealDisk(), tmp_path).read()
     (tmp_path / "file").touch()
-    with pytest.raises(LocalError, match="directory|exists"):
+    with pytest.raises(LocalError, match=r"directory|exists"):
         PinFile(RealDisk(), tmp_path / "file" / "pins.json").write({})
