@@ -102,6 +102,18 @@ def policy_apply(court: Court, role: str) -> Done:
     return done
 
 
+def policy_rollback(court: Court, role: str) -> Done:
+    before = court.status()["policy"]["sequence"]
+    done = court.run(f"role-{role}", "policy", "rollback", "--yes", "1")
+    assert (court.status()["policy"]["sequence"] > before) == (done.code == Exit.YES)
+    return done
+
+
+def policy_read(court: Court, role: str) -> Done:
+    listed = court.run(f"role-{role}", "policy", "ls")
+    return listed if listed.code else court.run(f"role-{role}", "policy", "show", "--version", "1")
+
+
 def lock(court: Court, role: str) -> Done:
     return stop(court, role, "lock", f"session:{court.fresh()}")
 
@@ -168,6 +180,8 @@ def audit(court: Court, role: str) -> Done:
 
 TRIALS: dict[str, Callable[[Court, str], Done]] = {
     "`policy apply`": policy_apply,
+    "`policy rollback`": policy_rollback,
+    "`policy ls`, `policy show --version`": policy_read,
     "`lock`": lock,
     "`lock` of an admin": lock_admin,
     "`unlock`": unlock,
