@@ -17,7 +17,11 @@ from sidecar import wire
 from sidecar.address import Address
 from sidecar.audit.chain import unseal
 from sidecar.config import load_ca_config, load_node_config
+from sidecar.mcp import json, message
+from sidecar.mcp.answers import ANY_LIST, EventFilter, ListFilter, Watch
+from sidecar.mcp.pins import digest
 from sidecar.policy.load import load_policy
+from sidecar.policy.operation import Json, McpCall
 from sidecar.proxy.sockdiag import decode_reply
 from sidecar.session.narrowing import read as read_narrowing
 from tests.authority import NOW, SESSION, tiny_ca
@@ -108,6 +112,43 @@ def kernel_replies(data: bytes) -> None:
     decode_reply(data, 1)
 
 
+def mcp_documents(data: bytes) -> None:
+    """What is accepted is spelled so that it is read as the same."""
+    value = json.parse(data)
+    assert json.parse(json.render(value)) == value
+
+
+def mcp_messages(data: bytes) -> None:
+    """Never raises at all; what is read is forwarded as what was read."""
+    fields = ((b"content-type", b"application/json"),)
+    found = message.read(data, fields)
+    if isinstance(found, message.Message):
+        again = message.read(found.forwarded(), fields)
+        assert isinstance(again, message.Message)
+        assert again.calls == found.calls
+
+
+class _Everything:
+    """Sees all there is."""
+
+    def could_call(self, call: McpCall) -> bool:  # noqa: ARG002 - the seam's
+        return True
+
+    def sees_tool(self, tool: dict[str, Json]) -> bool:
+        return bool(digest(tool))
+
+
+def mcp_answers(data: bytes) -> None:
+    """In events, and whole."""
+    watch = Watch(_Everything(), ANY_LIST, lambda _method: None)
+    for looking in (EventFilter(watch), ListFilter(watch)):
+        try:
+            looking.feed(data)
+            looking.end()
+        except RemoteError:
+            continue
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] = {
     "frames": (frames, (RemoteError,)),
     "hello": (hello, (RemoteError,)),
@@ -124,6 +165,9 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] 
     "configs": (configs, ()),
     "audit-lines": (audit_lines, (RemoteError,)),
     "kernel-replies": (kernel_replies, (LocalError,)),
+    "mcp-documents": (mcp_documents, (RemoteError,)),
+    "mcp-messages": (mcp_messages, ()),
+    "mcp-answers": (mcp_answers, ()),
 }
 
 
