@@ -74,6 +74,7 @@ def _lines(answer: dict[str, Any]) -> list[str]:
         *map(_binding, answer.get("bindings", [])),
         *map(_lock, answer["locks"]),
         *(f"  REVOKED    {one['target']} by {one['by']} ({one['id']})" for one in answer["revocations"]),
+        *_sessions(answer),
         *_traffic(answer),
         *_refused(answer.get("refused", {})),
     ]
@@ -119,6 +120,18 @@ def _binding(binding: dict[str, Any]) -> str:
 def _lock(lock: dict[str, Any]) -> str:
     said = f": {printable(lock['message'])}" if lock["message"] else ""
     return f"  LOCK       {lock['target']} by {lock['by']} until {clock_time(lock['until'])} ({lock['id']}){said}"
+
+
+def _sessions(answer: dict[str, Any]) -> list[str]:
+    """What is wrong with them, on a node."""
+    lines = [
+        f"  USER       agent {name} can run no session: this machine does not have its user"
+        for name in answer.get("missing_users", [])
+    ]
+    return lines + [
+        f"  ORPHANS    session {name}: {count} processes that a killed daemon left; they reach nothing"
+        for name, count in answer.get("orphans", {}).items()
+    ]
 
 
 def _traffic(answer: dict[str, Any]) -> list[str]:

@@ -114,6 +114,14 @@ def test_a_cas_status_leaves_out_what_only_nodes_have(daemon: FakeDaemon) -> Non
             {"audit": {"available": False, "lost": 3, "trouble": "disk full", "broken": ""}},
             "  audit      CANNOT BE WRITTEN: disk full",
         ),
+        (
+            {"missing_users": ["ghost"]},
+            "  USER       agent ghost can run no session: this machine does not have its user",
+        ),
+        (
+            {"orphans": {"a" * 26: 2}},
+            f"  ORPHANS    session {'a' * 26}: 2 processes that a killed daemon left; they reach nothing",
+        ),
     ],
 )
 def test_trouble_is_named(daemon: FakeDaemon, changes: dict[str, Any], line: str) -> None:
