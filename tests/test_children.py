@@ -205,6 +205,14 @@ def test_a_refused_child_learns_why(agent: Agent) -> None:
     assert agent.asks("GET", "/v1/refusals")["refusals"] == [one], "and so does its parent"
 
 
+def test_a_child_starts_while_the_ca_is_away(mesh: Mesh, agent: Agent) -> None:
+    """Nobody but its own node is asked."""
+    where = agent.me["services"]
+    with mesh.paused("ca"):
+        child = agent.child("less", services=["echo"])
+        assert child.reaches("echo", where["echo"]) == "pong"
+
+
 def test_a_child_cannot_escalate(mesh: Mesh, agent: Agent) -> None:
     """Not by a session of its own, not by its parent's name, not by a wider child."""
     child = agent.child("less", services=["echo"])

@@ -3,9 +3,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import trio
 
-from pki.clock import HOUR
+from pki.clock import HOUR, Wall
 from pki.errors import LocalError
 from sidecar.audit.record import Kind, Record
+from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy.attribute import ESTABLISHED, SocketOwner
 from sidecar.reasons import Reason
 from tests.authority import tiny_ca
@@ -22,6 +23,30 @@ async def mesh() -> AsyncIterator[InnerMesh]:
 
 
 # -- Who calls
+
+
+def child_of(mesh: InnerMesh, *services: str) -> str:
+    """Local callers are a child with these services left from now on; its id."""
+    left = Narrowing(frozenset(services), None, Wall(mesh.clock.wall() + HOUR))
+    return mesh.start_child(left).name
+
+
+@pytest.mark.parametrize(("service", "role"), [("wiki", "agent"), ("notes", "both")])
+async def test_a_child_is_refused_by_its_own_node(mesh: InnerMesh, service: str, role: str) -> None:
+    """Early and cheaply: no other node hears of it; beside its own tool that node is the enforcement point."""
+    child = child_of(mesh, "tickets")
+    denied = await refused(mesh, service)
+    assert (denied.fields["session"], denied.fields["parents"]) == (child, [mesh.session.name])
+    assert (denied.fields["reason"], denied.fields["role"]) == (Reason.NARROWED, role)
+    assert mesh.tools.connections == []
+
+
+async def test_a_child_reaches_a_tool_beside_its_own_node(mesh: InnerMesh) -> None:
+    """Without a proof: its cgroup says who it is, and the node knows its steps."""
+    child = child_of(mesh, "notes")
+    assert await mesh.ask(service="notes") == b"hello"
+    [admitted] = mesh.agents.log.of(Kind.ADMITTED)
+    assert (admitted.fields["session"], admitted.fields["role"]) == (child, "both")
 
 
 @pytest.mark.parametrize(
