@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pki.errors import RefusedError
+from pki.errors import RefusedError, UnreachableError
 from sidecar.become import run_as
 from sidecar.control.client import Held
 from sidecar.session.export import Exported, ExportFolder
@@ -35,7 +35,10 @@ class Export:
         }
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Write, call ``ready``, and follow each renewal; returns when stopped. RefusedError: the session ended."""
+        """Write, call ``ready``, and follow each renewal; returns when stopped.
+
+        Raises RefusedError when the session ended, UnreachableError when the daemon did.
+        """
         try:
             with _stopping():
                 self._write(self.held.first)
@@ -44,6 +47,9 @@ class Export:
                     if "ended" in news:
                         raise RefusedError(f"session {self.held.first['session']}: ended ({news['ended']})")
                     self._write(news)
+                raise UnreachableError(
+                    f"session {self.held.first['session']}: the daemon is gone, and with it the session"
+                )
         except _Stopped:
             pass
         finally:
