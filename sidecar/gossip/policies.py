@@ -8,9 +8,12 @@ import trio
 
 from pki.errors import ConfigError, LocalError
 from pki.statement import Edition, Wire
+from sidecar.defaults import POLICY_BYTES
 from sidecar.gossip.editions import NO_POLICY
-from sidecar.gossip.texts import Ask, Fetching, part_of
+from sidecar.gossip.texts import PART_BYTES, Ask, Fetching, Whole, part_of
 from sidecar.objects import MAX_OBJECT_BYTES, Objects
+from sidecar.packed import pack
+from sidecar.policy.features import ENFORCED
 from sidecar.policy.load import load_policy
 from sidecar.policy.model import Policy
 from sidecar.wire import Fetch, Object
@@ -37,6 +40,7 @@ class Policies:
         self._send = send
         self._fetching = Fetching(MAX_OBJECT_BYTES)
         self._refused: Edition | None = None
+        self._last: tuple[str, bytes | None] = "", None
         # Of its own: a policy that takes seconds to compile must not keep a revocation from the disk.
         self._threads = trio.CapacityLimiter(2)
 
@@ -57,7 +61,11 @@ class Policies:
                 return None
             self._fetching.stop()
             name = f"policy {named.sequence}"
-            policy = await trio.to_thread.run_sync(load_policy, text, name, limiter=self._threads)
+            policy = await trio.to_thread.run_sync(
+                load_policy, text, name, POLICY_BYTES, limiter=self._threads
+            )
+            if missing := sorted(policy.requires - ENFORCED):
+                raise LocalError(f"it requires {', '.join(missing)}, which this version has not")
         except (ConfigError, LocalError) as error:
             return self._refuse(named, current, str(error).partition("\n")[0])
         return Loaded(named.sequence, named.digest, policy)
@@ -73,24 +81,37 @@ class Policies:
     async def serve(self, peer: str, wanted: Fetch) -> None:
         """Send a peer its part, or that the text is not held."""
         try:
-            text = await trio.to_thread.run_sync(self._objects.read, wanted.digest, limiter=self._threads)
+            packed = await trio.to_thread.run_sync(self._packed, wanted.digest, limiter=self._threads)
         except LocalError as error:
             log.error("a policy text cannot be served", why=str(error))
-            text = None
-        self._send(peer, part_of(text, wanted))
+            packed = None
+        self._send(peer, part_of(packed, wanted))
 
     async def receive(self, peer: str, part: Object, peers: Sequence[str]) -> bool:
         """A part came; whether the text is whole and kept now. Raises RemoteError when the peer made it up."""
         outcome = self._fetching.take(peer, part, peers)
-        if not isinstance(outcome, bytes):
+        if not isinstance(outcome, Whole):
             self._pass(outcome)
             return False
+        text = await trio.to_thread.run_sync(outcome.text, limiter=self._threads)
+        self._fetching.stop(outcome.digest)
         try:
-            await trio.to_thread.run_sync(self._objects.put, outcome, limiter=self._threads)
+            await trio.to_thread.run_sync(self._objects.put, text, limiter=self._threads)
         except LocalError as error:
             log.error("a policy text cannot be kept", why=str(error))
             return False
         return True
+
+    def _packed(self, digest: str) -> bytes | None:
+        """The deflated text, if it is held; in a thread. A large one is kept as long as peers fetch its parts."""
+        held, packed = self._last
+        if held == digest:
+            return packed
+        text = self._objects.read(digest)
+        packed = None if text is None else pack(text)
+        if packed is not None and len(packed) > PART_BYTES:
+            self._last = digest, packed
+        return packed
 
     def _pass(self, ask: Ask | None) -> None:
         if ask is not None:

@@ -17,6 +17,7 @@ from sidecar.defaults import OPERATOR_LIVE_STATEMENTS, RETENTION
 from sidecar.gossip.editions import NO_POLICY
 from sidecar.gossip.member import Member
 from sidecar.gossip.store import Store
+from sidecar.packed import pack
 from sidecar.wire import Accepted, Fetch, Object, Statements, Summary
 from tests.authority import NOW, SESSION, new_key, new_serial
 from tests.sidecar.gossip.member_world import BOOT_ID, FakeOutlet, Home, connect, deliver
@@ -28,6 +29,7 @@ ALICE, BOB, NODE = MINT.operator("alice"), MINT.operator("bob"), MINT.node("tool
 ROSTER = (MINT.enlists(ALICE), MINT.enlists(BOB), MINT.enrols("tools-1"))
 TEXT = POLICY.encode()
 DIGEST = hashlib.sha256(TEXT).hexdigest()
+PACKED = pack(TEXT)
 
 New = Callable[[str], Home]
 
@@ -517,7 +519,7 @@ async def test_a_policy_is_in_force_and_acknowledged_once_its_text_is_here(home:
     assert home.outlet.receipts == []
     home.objects.put(TEXT)
     await home.member.link_changed("peer", True)
-    part = Object(digest=DIGEST, offset=0, total=len(TEXT), data=TEXT)
+    part = Object(digest=DIGEST, offset=0, total=len(PACKED), data=PACKED)
     await home.member.message("peer", part)
     assert (home.member.loaded.sequence, home.member.loaded.digest) == (1, DIGEST)
     assert home.member.snapshot.policy is not None
@@ -568,7 +570,8 @@ async def test_a_policy_too_large_to_keep_is_refused(home: Home) -> None:
 async def test_a_policy_text_is_fetched_from_a_peer_in_parts(new: New) -> None:
     """The CA's text reaches a node over the control link, whole and proven by its digest."""
     ca, node = new("ca"), new("node")
-    text = TEXT + b"# a long comment\n" * 30_000
+    noise = (hashlib.sha256(b"%d" % number).hexdigest() for number in range(8_000))
+    text = TEXT + "".join(f"# {line}\n" for line in noise).encode()
     ca.objects.put(text)
     await connect(ca, node)
     await ca.take(*ROSTER, policy(1, text))
@@ -585,7 +588,8 @@ async def test_a_lying_peers_part_is_refused_and_another_is_asked(new: New) -> N
     await node.member.link_changed("a-liar", True)
     await node.take(policy(1))
     assert ("node", "a-liar", Fetch(digest=DIGEST, offset=0)) in node.outlet.sent
-    lie = Object(digest=DIGEST, offset=0, total=len(TEXT), data=b"x" * len(TEXT))
+    made_up = pack(b"x" * len(TEXT))
+    lie = Object(digest=DIGEST, offset=0, total=len(made_up), data=made_up)
     with pytest.raises(RemoteError, match="not what its digest says"):
         await node.member.message("a-liar", lie)
     assert node.member.snapshot.policy is None
@@ -602,7 +606,7 @@ async def test_a_text_that_cannot_be_kept_is_fetched_again(
     """A full disk is no reason to run without the policy for ever."""
     await home.member.link_changed("peer", True)
     await home.take(policy(1))
-    whole = Object(digest=DIGEST, offset=0, total=len(TEXT), data=TEXT)
+    whole = Object(digest=DIGEST, offset=0, total=len(PACKED), data=PACKED)
 
     def full(data: bytes) -> str:
         raise LocalError("disk full")
@@ -624,7 +628,7 @@ async def test_a_text_is_served_to_whoever_asks(home: Home) -> None:
     assert home.outlet.sent.pop() == (
         "own",
         "peer",
-        Object(digest=DIGEST, offset=10, total=len(TEXT), data=TEXT[10:]),
+        Object(digest=DIGEST, offset=10, total=len(PACKED), data=PACKED[10:]),
     )
     (home.folder / "objects" / DIGEST).write_bytes(b"changed")
     for digest in (DIGEST, "0" * 64):
@@ -637,7 +641,7 @@ async def test_a_kill_switch_never_waits_behind_a_policy(home: Home, monkeypatch
     compiling, done = trio.Event(), trio.Event()
     token = trio.lowlevel.current_trio_token()
 
-    def slow(text: bytes, name: str) -> object:
+    def slow(text: bytes, name: str, limit: int) -> object:
         trio.from_thread.run_sync(compiling.set, trio_token=token)
         trio.from_thread.run(done.wait, trio_token=token)
         raise LocalError("never mind")

@@ -4,10 +4,13 @@ import msgspec
 import pytest
 
 from pki.errors import LocalError, RemoteError
-from sidecar.gossip.texts import PART_BYTES, PATIENCE_TICKS, Ask, Fetching, part_of
+from sidecar.gossip.texts import PART_BYTES, PATIENCE_TICKS, Ask, Fetching, Whole, longest_packed, part_of
+from sidecar.packed import pack
 from sidecar.wire import Fetch, Object
 
-TEXT = bytes(range(256)) * 2_000
+TEXT = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(16_000))
+"""It does not shrink, so it comes in parts."""
+PACKED = pack(TEXT)
 DIGEST = hashlib.sha256(TEXT).hexdigest()
 PEERS = ("a", "b", "c")
 LIMIT = 2**20
@@ -21,21 +24,25 @@ def wanting() -> Fetching:
     return fetching
 
 
-def answer(ask: Ask | bytes | None, text: bytes | None = TEXT) -> Object:
+def answer(ask: Ask | Whole | None) -> Object:
     assert isinstance(ask, Ask)
-    return part_of(text, ask.message)
+    return part_of(PACKED, ask.message)
 
 
 def test_a_text_comes_in_parts_from_one_peer() -> None:
     """Each part asks for the next, and the whole is what the digest says."""
     fetching = wanting()
-    outcome: Ask | bytes | None = Ask("a", Fetch(digest=DIGEST, offset=0))
+    outcome: Ask | Whole | None = Ask("a", Fetch(digest=DIGEST, offset=0))
     offsets = []
     while isinstance(outcome, Ask):
         offsets.append(outcome.message.offset)
         outcome = fetching.take("a", answer(outcome), PEERS)
-    assert outcome == TEXT
+    assert outcome == Whole("a", DIGEST, len(TEXT), PACKED)
+    assert outcome.text() == TEXT
     assert offsets == [0, PART_BYTES, 2 * PART_BYTES]
+    fetching.stop("0" * 64)
+    assert fetching.digest == DIGEST
+    fetching.stop(DIGEST)
     assert fetching.digest == ""
 
 
@@ -43,7 +50,7 @@ def test_nothing_is_asked_when_nothing_is_wanted() -> None:
     """A tick of a member at rest."""
     fetching = Fetching(LIMIT)
     assert fetching.tick(PEERS) is None
-    assert fetching.take("a", part_of(TEXT, Fetch(digest=DIGEST, offset=0)), PEERS) is None
+    assert fetching.take("a", part_of(PACKED, Fetch(digest=DIGEST, offset=0)), PEERS) is None
 
 
 def test_a_text_too_large_to_be_kept_is_not_fetched() -> None:
@@ -85,7 +92,7 @@ def test_a_silent_peer_is_passed_over_after_a_while() -> None:
 def test_a_peer_that_left_is_passed_over_at_the_next_tick() -> None:
     """And the text is fetched from the start: all its parts come from one peer."""
     fetching = wanting()
-    fetching.take("a", part_of(TEXT, Fetch(digest=DIGEST, offset=0)), PEERS)
+    fetching.take("a", part_of(PACKED, Fetch(digest=DIGEST, offset=0)), PEERS)
     assert fetching.tick(["b", "c"]) == Ask("b", Fetch(digest=DIGEST, offset=0))
 
 
@@ -100,7 +107,7 @@ def test_without_any_peer_the_text_waits() -> None:
 def test_a_part_nobody_waits_for_is_nothing() -> None:
     """Late, of another text, or from a peer that was not asked."""
     fetching = wanting()
-    part = part_of(TEXT, Fetch(digest=DIGEST, offset=0))
+    part = part_of(PACKED, Fetch(digest=DIGEST, offset=0))
     assert fetching.take("b", part, PEERS) is None
     assert fetching.take("a", msgspec.structs.replace(part, digest="0" * 64), PEERS) is None
     assert fetching.tick(PEERS) is None
@@ -109,23 +116,66 @@ def test_a_part_nobody_waits_for_is_nothing() -> None:
 @pytest.mark.parametrize(
     ("lie", "why"),
     [
-        ({"total": len(TEXT) + 1}, "not the part"),
+        ({"total": longest_packed(len(TEXT)) + 1}, "longer than its statement says"),
         ({"offset": 1}, "not the part"),
         ({"data": b""}, "not the part"),
-        ({"data": TEXT + b"x"}, "longer than its statement says"),
-        ({"data": b"x" * len(TEXT)}, "not what its digest says"),
+        ({"data": PACKED + b"x"}, "not the part"),
     ],
-    ids=["total", "offset", "nothing", "longer", "other"],
+    ids=["total", "offset", "nothing", "longer"],
 )
 def test_a_lying_peer_is_to_blame_and_another_is_asked(lie: dict[str, object], why: str) -> None:
     """All parts came from it, so it is known who made them up."""
     fetching = wanting()
-    part = part_of(TEXT, Fetch(digest=DIGEST, offset=0))
+    part = part_of(PACKED, Fetch(digest=DIGEST, offset=0))
     with pytest.raises(RemoteError, match=why):
         fetching.take("a", msgspec.structs.replace(part, **lie), PEERS)
     assert fetching.tick(PEERS) == Ask("b", Fetch(digest=DIGEST, offset=0))
 
 
+def test_the_size_that_is_promised_first_is_kept_to() -> None:
+    """A peer that goes on promising more never ends."""
+    fetching = wanting()
+    more = answer(fetching.take("a", part_of(PACKED, Fetch(digest=DIGEST, offset=0)), PEERS))
+    with pytest.raises(RemoteError, match="not the part"):
+        fetching.take("a", msgspec.structs.replace(more, total=more.total + 1), PEERS)
+
+
+@pytest.mark.parametrize(
+    ("packed", "why"),
+    [
+        (pack(b"x" * len(TEXT)), "not what its digest says"),
+        (pack(TEXT[:-1]), "not what its digest says"),
+        (pack(TEXT + b"x"), "once inflated"),
+        (pack(bytes(2**26)), "once inflated"),
+        (PACKED[:-1], "cut short"),
+        (b"xxx", "not deflated"),
+    ],
+    ids=["other", "shorter", "longer", "bomb", "cut", "nonsense"],
+)
+def test_what_is_not_the_text_is_the_fault_of_who_sent_it(packed: bytes, why: str) -> None:
+    """It is told only when all is there, and a bomb goes no further than the size in the statement."""
+    with pytest.raises(RemoteError, match=why):
+        Whole("a", DIGEST, len(TEXT), packed).text()
+
+
+def test_until_it_is_here_another_peer_is_asked() -> None:
+    """What came whole may have been made up."""
+    fetching = Fetching(LIMIT)
+    fetching.want("0" * 64, 100)
+    fetching.tick(PEERS)
+    small = pack(b"x" * 100)
+    part = part_of(small, Fetch(digest="0" * 64, offset=0))
+    assert isinstance(fetching.take("a", part, PEERS), Whole)
+    assert fetching.tick(PEERS) == Ask("b", Fetch(digest="0" * 64, offset=0))
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000, 100_000])
+def test_no_text_is_longer_than_the_longest_on_its_way(size: int) -> None:
+    """Whatever is in it."""
+    noise = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(size // 32 + 1))[:size]
+    assert len(pack(noise)) <= longest_packed(size)
+
+
 def test_a_part_beyond_the_end_is_empty() -> None:
     """Asked for by whoever believes the text to be longer."""
-    assert part_of(TEXT, Fetch(digest=DIGEST, offset=len(TEXT) + 5)).data == b""
+    assert part_of(PACKED, Fetch(digest=DIGEST, offset=len(PACKED) + 5)).data == b""
