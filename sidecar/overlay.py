@@ -78,6 +78,8 @@ class Connection:
     own_spki: bytes
     """Our SubjectPublicKeyInfo, DER."""
     tls: TlsStream
+    features: frozenset[str] = frozenset()
+    """What the peer's HELLO names."""
     peer_spki: bytes = field(init=False)
     """The key that the peer's handshake was signed with; a renewed certificate has another."""
     on_prove: Callable[[bytes], None] | None = None
@@ -186,7 +188,7 @@ class Overlay:
         self._require_peer(secured.identity, theirs.role)
         await _send_hello(secured.frames, theirs.role, opens=not theirs.opens)
         _require_version(theirs)  # After ours went out, so that the other side can say it too.
-        return secured.connection(theirs.role, opens=not theirs.opens, dialled=False)
+        return secured.connection(theirs, opens=not theirs.opens, dialled=False)
 
     async def _greet(
         self, transport: trio.abc.Stream, expected: SpiffeId, role: Role, *, opens: bool
@@ -200,7 +202,7 @@ class Overlay:
         _require_version(theirs)
         if theirs.role != role or theirs.opens is opens:
             raise RemoteError("its HELLO does not answer ours")
-        return secured.connection(role, opens=opens, dialled=True)
+        return secured.connection(theirs, opens=opens, dialled=True)
 
     async def _secure(self, transport: trio.abc.Stream, *, server_side: bool) -> "_Secured":
         standing = self._standing()
@@ -245,10 +247,19 @@ class _Secured:
     frames: FrameStream
     own_spki: bytes
 
-    def connection(self, role: Role, *, opens: bool, dialled: bool) -> Connection:
+    def connection(self, theirs: Hello, *, opens: bool, dialled: bool) -> Connection:
         # The same frames go on: their decoder may hold what came right behind the HELLO.
-        self.frames.limits = CONTROL_LIMITS if role == "control" else STREAM_LIMITS
-        return Connection(self.identity, self.frames, role, opens, dialled, self.own_spki, self.tls)
+        self.frames.limits = CONTROL_LIMITS if theirs.role == "control" else STREAM_LIMITS
+        return Connection(
+            identity=self.identity,
+            frames=self.frames,
+            role=theirs.role,
+            opens=opens,
+            dialled=dialled,
+            own_spki=self.own_spki,
+            tls=self.tls,
+            features=frozenset(theirs.features),
+        )
 
 
 _NODES = frozenset({IdKind.NODE})

@@ -206,6 +206,8 @@ class RemoteArrival:
         carrier = self.side.carrier
         carrier.table.rebind(live, self._with_peer(pooled, self.request))
         carrier.judge(live)  # Now that the peer is known: it is not even asked when it is locked or revoked.
+        if self.session.child is not None and wire.Feature.CHILDREN not in connection.features:
+            return EndedError(Reason.BAD_PROOF, hint=f"node {live.peer}: its version knows no child sessions")
         frames = []
         name = self.session.name
         if pooled.proven.get(name) != self.session.identity.serial:

@@ -372,6 +372,23 @@ async def test_a_renewed_session_proves_the_streams_of_its_children_again(
     assert proofs == [child.name] * 2
 
 
+async def test_a_child_is_not_proven_to_a_node_that_knows_none(
+    mesh: InnerMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older version: it would break the connection, and note a bad proof of an honest peer."""
+    monkeypatch.setattr(wire.Feature, "ALL", ("tcp",))
+    mesh.start_child(only_wiki(mesh))
+    with pytest.raises(trio.BrokenResourceError):
+        await mesh.ask()
+    await settled(mesh)
+    cut = mesh.agents.log.end.fields
+    assert (cut["reason"], cut["hint"]) == (
+        Reason.BAD_PROOF,
+        "node tools-1: its version knows no child sessions",
+    )
+    assert (mesh.tools.log.records, mesh.tools.faults, mesh.agents.pool.idle("tools-1")) == ([], [], 1)
+
+
 async def test_a_revoked_session_takes_its_children_along(mesh: InnerMesh) -> None:
     """Their streams are cut by the same word, on either node."""
     mesh.start_child(only_wiki(mesh))
