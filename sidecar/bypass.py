@@ -11,13 +11,16 @@ user does. Where he gets none either, nothing is proven: the tool may be down. O
 told so; of others a way that does not open is closed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pki.errors import LocalError
 from sidecar.address import Address
 from sidecar.policy.model import Policy
 from sidecar.policy.target import UNIX, UnixTarget
+from sidecar.snapshot import Roster, nodes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +49,27 @@ class Finding:
     users: tuple[str, ...] = ()
 
 
-def ways(policy: Policy, nodes: Mapping[str, Iterable[Address]], here: str) -> list[Way]:
-    """What can be dialled on the node ``here``. ``nodes``: the roster's, with where each is reached."""
+def ways(policy: Policy, roster: Roster, here: str) -> list[Way]:
+    """What can be dialled on the node ``here``."""
     found = []
     for service in policy.services.values():
         target = service.target
-        for node in sorted(service.nodes):
+        for node in sorted(nodes_of(service, roster)):
             if isinstance(target, UnixTarget):
                 places = [str(target)] if node == here else []
             elif node == here or not target.address.is_loopback:
                 places = [str(target.address)]
             else:
-                places = [str(Address(one.host, target.address.port)) for one in nodes.get(node, ())]
+                places = [str(Address(one.host, target.address.port)) for one in _reached_at(node, roster)]
             found += [Way(service.name, place, node) for place in places]
     return found
+
+
+def _reached_at(node: str, roster: Roster) -> Iterator[Address]:
+    """As its peers reach it. Whatever stands in a roster that cannot be dialled is left out."""
+    for text in roster.nodes[node].addresses if node in roster.nodes else ():
+        with suppress(LocalError):
+            yield Address.parse(text)
 
 
 def judge(

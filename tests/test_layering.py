@@ -39,6 +39,8 @@ PURE_CORES = (
     "sidecar.audit.folding",
     "sidecar.audit.record",
     "sidecar.audit.trace",
+    "sidecar.bypass",
+    "sidecar.confinement",
     "sidecar.defaults",
     "sidecar.duration",
     "sidecar.exits",

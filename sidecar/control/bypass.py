@@ -1,7 +1,6 @@
 """GET /v1/bypass of admin.sock: what `lockgate check` needs to look for ways around the mesh, and to close them."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -9,13 +8,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pki.errors import RefusedError
-from sidecar.address import Address
 from sidecar.bypass import ways
 from sidecar.control.unix import answer
 from sidecar.node import Node
-from sidecar.peering import dialable
 from sidecar.policy.model import Policy
 from sidecar.policy.target import UnixTarget
+from sidecar.snapshot import nodes_of
 
 
 def bypass_route(node: Node) -> Route:
@@ -34,17 +32,12 @@ def bypass_route(node: Node) -> Route:
                 "targets": _targets(node, policy),
                 "ways": [
                     {"service": way.service, "place": way.place, "node": way.node}
-                    for way in ways(policy, _reached_at(node), node.name)
+                    for way in ways(policy, node.member.snapshot.roster, node.name)
                 ],
             }
         )
 
     return Route("/v1/bypass", show)
-
-
-def _reached_at(node: Node) -> Mapping[str, list[Address]]:
-    members = node.member.snapshot.roster.nodes
-    return {name: list(dialable(member.addresses)) for name, member in members.items()}
 
 
 def _agents(node: Node, policy: Policy) -> list[dict[str, Any]]:
@@ -63,5 +56,6 @@ def _agents(node: Node, policy: Policy) -> list[dict[str, Any]]:
 
 def _targets(node: Node, policy: Policy) -> list[str]:
     """Over TCP, of the services beside this node."""
-    beside = (one.target for one in policy.services.values() if node.name in one.nodes)
+    roster = node.member.snapshot.roster
+    beside = (one.target for one in policy.services.values() if node.name in nodes_of(one, roster))
     return sorted({str(one.address) for one in beside if not isinstance(one, UnixTarget)})

@@ -22,6 +22,7 @@ from sidecar.mcp.answers import ANY_LIST, EventFilter, ListFilter, Watch
 from sidecar.mcp.pins import digest
 from sidecar.policy.load import load_policy
 from sidecar.policy.operation import Json, McpCall
+from sidecar.proxy.local_certificate import Pin
 from sidecar.proxy.sockdiag import decode_reply
 from sidecar.session.narrowing import read as read_narrowing
 from tests.authority import NOW, SESSION, tiny_ca
@@ -77,7 +78,7 @@ def chains(data: bytes) -> None:
 def texts(data: bytes) -> None:
     """Names as they stand in certificates, files and on the command line."""
     text = data.decode(errors="surrogateescape")
-    for reader in (SpiffeId.parse, Address.parse, Token.parse):
+    for reader in (SpiffeId.parse, Address.parse, Token.parse, Pin.parse):
         try:
             reader(text)
         except (RemoteError, LocalError):

@@ -1,17 +1,23 @@
 import pytest
 
-from sidecar.address import Address
 from sidecar.bypass import Finding, State, Way, cure, judge, ways
 from sidecar.policy.load import load_policy
 from sidecar.policy.model import Policy
+from sidecar.snapshot import NodeMember, Roster
 
 HERE, THERE = "tools-1", "tools-2"
-NODES = {HERE: [Address("10.0.0.1", 7443)], THERE: [Address("10.0.0.2", 7443), Address("2001:db8::2", 7443)]}
+ROSTER = Roster(
+    {
+        HERE: NodeMember(HERE, ("10.0.0.1:7443",), "", (), ()),
+        THERE: NodeMember(THERE, ("10.0.0.2:7443", "[2001:db8::2]:7443", "junk"), "", (), ("rack-b",)),
+    },
+    {},
+)
 
 
-def policy(target: str, *nodes: str) -> Policy:
+def policy(target: str, *nodes: str, key: str = "nodes") -> Policy:
     named = ", ".join(f'"{node}"' for node in nodes)
-    text = f'[services.wiki]\nsegment = "retrieval"\nnodes = [{named}]\ntarget = "{target}"\n'
+    text = f'[services.wiki]\nsegment = "retrieval"\n{key} = [{named}]\ntarget = "{target}"\n'
     if target.startswith("tls:"):
         text += 'ca = "/etc/ca.pem"\nserver-name = "tool.internal"\n'
     return load_policy(text.encode(), "policy.toml")
@@ -33,12 +39,18 @@ def policy(target: str, *nodes: str) -> Policy:
 )
 def test_what_a_user_of_a_node_might_dial(target: str, node: str, places: list[str]) -> None:
     """A target on another node's loopback is tried where that node is reached, with the tool's port."""
-    assert ways(policy(target, node), NODES, HERE) == [Way("wiki", place, node) for place in places]
+    assert ways(policy(target, node), ROSTER, HERE) == [Way("wiki", place, node) for place in places]
+
+
+def test_a_service_with_labels_is_dialled_where_nodes_carry_them() -> None:
+    """As streams to it are."""
+    found = ways(policy("127.0.0.1:80", "rack-b", key="labels"), ROSTER, HERE)
+    assert {way.node for way in found} == {THERE}
 
 
 def test_a_service_of_several_nodes_is_dialled_at_each() -> None:
     """One of them may be open."""
-    found = ways(policy("127.0.0.1:80", HERE, THERE), NODES, HERE)
+    found = ways(policy("127.0.0.1:80", HERE, THERE), ROSTER, HERE)
     assert [way.place for way in found] == ["127.0.0.1:80", "10.0.0.2:80", "[2001:db8::2]:80"]
 
 
