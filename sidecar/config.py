@@ -48,6 +48,13 @@ def _absolute(value: str) -> str:
     return value
 
 
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise fault("must be a URL such as http://127.0.0.1:4318/v1/traces", "no user or password in it")
+    return value
+
+
 def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -88,6 +95,13 @@ class NodeLimits(Table):
     lifetime: Idle = defaults.STREAM_LIFETIME
 
 
+class OtelTable(Table):
+    """``[otel]`` of node.toml: where spans go."""
+
+    endpoint: Annotated[str, AfterValidator(_url)]
+    """The whole URL of a collector's OTLP/HTTP traces."""
+
+
 class NodeConfig(Table):
     """node.toml."""
 
@@ -108,6 +122,7 @@ class NodeConfig(Table):
     workload_api: bool = False
     """Whether programs get sessions over the SPIFFE Workload API, on run/workload.sock."""
     limits: NodeLimits = NodeLimits()
+    otel: OtelTable | None = None
 
 
 class CaLimits(Table):

@@ -30,6 +30,7 @@ from sidecar.proxy.sockdiag import SockDiag
 from sidecar.reasons import Reason
 from sidecar.renewal import Renewals
 from sidecar.session.cgroup import SessionCgroups
+from sidecar.telemetry.export import Telemetry, otlp_sender
 from sidecar.version import VERSION
 
 ADMIN_MODE = 0o660
@@ -122,6 +123,9 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
         await node.member.restore(lifecycle.boot_id())
         nursery.start_soon(serve_unix, listeners.admin, admin_app(node, reread))
         nursery.start_soon(serve_unix, listeners.agent, agent_app(node))
+        if node.config.otel is not None:
+            node.telemetry = Telemetry(node.name, otlp_sender(node.config.otel.endpoint, node.name))
+            nursery.start_soon(node.telemetry.run)
         if listeners.workload is not None:
             nursery.start_soon(_workload_api(), listeners.workload, node)
         nursery.start_soon(node.peering.run, listeners.overlay, node.contacts, lifecycle.boot_id())

@@ -21,6 +21,7 @@ from sidecar.address import Address
 from sidecar.aftermath import Aftermath, Receipted
 from sidecar.audit import record
 from sidecar.audit.overheard import Overheard
+from sidecar.audit.record import Record
 from sidecar.audit.statements import records_of
 from sidecar.audit.writer import AuditWriter
 from sidecar.bindings import Bindings
@@ -56,6 +57,7 @@ from sidecar.session.sessions import Sessions
 from sidecar.session.starts import Starts
 from sidecar.session.users import Users
 from sidecar.snapshot import Snapshot, nodes_of
+from sidecar.telemetry.export import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Node:
         limits = config.limits
         self.sessions = Sessions(seams.cgroups)
         self.refusals = RefusalRing()
+        self.telemetry: Telemetry | None = None
         self.member = Member(seams.journal, seams.objects, bundle, seams.clock, self)
         self.member.node = self.name
         overlay = Overlay(self.standing, dial_tcp)
@@ -89,7 +92,7 @@ class Node:
         self.carrier = Carrier(
             situation=self,
             table=LiveTable(),
-            audit=Overheard(seams.audit, self.refusals.note),
+            audit=Overheard(seams.audit, self._overhear),
             clock=seams.clock,
             limits=Limits(limits.idle, limits.half_close_idle, limits.lifetime),
             max_streams=min(limits.streams, room_for_streams()),
@@ -110,6 +113,11 @@ class Node:
         self.local_tls = LocalTls(self)
         self.agent = AgentSide(self, self.carrier, self.pool, self.sessions, seams.kernel, self.local_tls)
         self.bindings = Bindings(self.name, self.agent.serve)
+
+    def _overhear(self, one: Record) -> None:
+        self.refusals.note(one)
+        if self.telemetry is not None:
+            self.telemetry.note(one)
 
     # -- what the parts ask
 

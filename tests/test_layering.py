@@ -59,6 +59,7 @@ PURE_CORES = (
     "sidecar.http.refusal",
     "sidecar.http.seams",
     "sidecar.packed",
+    "sidecar.telemetry.spans",
     "sidecar.mcp.answers",
     "sidecar.mcp.dialect",
     "sidecar.mcp.events",

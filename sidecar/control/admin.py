@@ -77,6 +77,7 @@ def status_of(node: Node) -> dict[str, Any]:
         "missing_users": node.users.missing(),
         "orphans": node.sessions.orphans,
         "streams": len(node.carrier.table),
+        **({"spans": {"sent": spans.sent, "dropped": spans.dropped}} if (spans := node.telemetry) else {}),
         "pool": {"dialled": node.pool.dialled, "reused": node.pool.reused},
         "audit": {
             "available": audit.available,
