@@ -57,7 +57,7 @@ def _table(results: Results, pairs: Sequence[str]) -> str:
     rows = [
         [metric.title, *(_cell(results.of(metric.key, pair), metric) for pair in pairs)] for metric in METRICS
     ]
-    return _markdown(["", *pairs], [row for row in rows if any(row[1:])])
+    return markdown(["", *pairs], [row for row in rows if any(row[1:])])
 
 
 def _cell(values: Sequence[float], metric: Metric) -> str:
@@ -77,7 +77,7 @@ def _ratios(results: Results, pairs: Sequence[str], base: str) -> str:
         if unit and (divisor := statistics.median(unit)):
             cells = [_ratio(results.of(metric.key, pair), divisor, metric) for pair in others]
             rows.append([metric.title, *cells])
-    return _markdown(["", *others], rows)
+    return markdown(["", *others], rows)
 
 
 def _ratio(values: Sequence[float], divisor: float, metric: Metric) -> str:
@@ -97,7 +97,7 @@ def _revocation(results: Results) -> str:
         ["from the command typed, ms", _cell(typed, milliseconds)],
         ["from its statement signed, ms", _cell(signed, milliseconds)],
     ]
-    return _markdown(["`revoke session:…` on the tools' node to the last dead stream", "lockgate"], rows)
+    return markdown(["`revoke session:…` on the tools' node to the last dead stream", "lockgate"], rows)
 
 
 def _session_start(results: Results) -> str:
@@ -109,7 +109,7 @@ def _session_start(results: Results) -> str:
         ["its start, from asking to the answer, ms", _cell(asked, milliseconds)],
         ["all of `session exec true`, ms", _cell(ran, milliseconds)],
     ]
-    return _markdown(["a session", "lockgate"], rows)
+    return markdown(["a session", "lockgate"], rows)
 
 
 def _attribution(results: Results) -> str:
@@ -121,9 +121,9 @@ def _attribution(results: Results) -> str:
         ["over loopback TCP, µs", _cell(tcp, microseconds)],
         ["over a Unix socket, µs", _cell(unix, microseconds)],
     ]
-    return _markdown(["who calls, one caller among 100 sessions", "lockgate"], rows)
+    return markdown(["who calls, one caller among 100 sessions", "lockgate"], rows)
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown(head: list[str], rows: list[list[str]]) -> str:
     ruler = ["---", *(["---:"] * (len(head) - 1))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ruler, *rows])
