@@ -17,7 +17,7 @@ from sidecar.address import Address
 from sidecar.lifecycle import remove_sockets
 from sidecar.log import Refusals
 from sidecar.net import accept_forever, listen_tcp, listen_unix
-from sidecar.policy.model import Binding, Policy
+from sidecar.policy.model import Binding, Callers, Policy
 
 RETRY_SECONDS = 5.0
 
@@ -50,7 +50,7 @@ class Bindings:
         self.refusals = Refusals()
         self._node = node
         self._serve = serve
-        self._entrances: dict[tuple[str, str, str], Entrance] = {}
+        self._entrances: dict[tuple[str, str, str, Callers], Entrance] = {}
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -72,7 +72,7 @@ class Bindings:
     async def follow(self, policy: Policy | None) -> None:
         """Open what ``policy`` adds and close what it dropped; returns once each has been tried."""
         bindings = policy.bindings_on(self._node) if policy else ()
-        wanted = {(binding.agent, binding.service, binding.address): binding for binding in bindings}
+        wanted = {(one.agent, one.service, one.address, one.callers): one for one in bindings}
         gone = [self._entrances.pop(key) for key in self._entrances.keys() - wanted.keys()]
         for entrance in gone:
             entrance.scope.cancel()

@@ -54,6 +54,12 @@ service = "wiki"
 listen = {mtls}
 callers = "mtls"
 
+[[bindings]]
+agent = "visitor"
+service = "wiki"
+listen = "unix:{folder}/wiki-tls.sock"
+callers = "mtls"
+
 [[grants]]
 id = "read-wiki"
 agents = ["visitor"]
@@ -210,6 +216,9 @@ def test_curl_with_the_bindings_certificate_is_let_in_whoever_runs_it(place: Pla
         admitted = place.admitted(partial(place.curl, *shown, family, MTLS_PAGES, uid=uid))
         assert admitted["session"] == place.session
         assert admitted["attribution"] == {"method": "mtls", "over": over}
+    through = ("--unix-socket", str(place.folder / "wiki-tls.sock"), "https://localhost/api/pages")
+    admitted = place.admitted(lambda: place.curl(*shown, *through))
+    assert admitted["attribution"] == {"method": "mtls", "over": "unix"}
 
 
 @pytest.mark.parametrize(

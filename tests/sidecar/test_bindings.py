@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from sidecar.bindings import RETRY_SECONDS, Bindings
 from sidecar.policy.load import load_policy
-from sidecar.policy.model import Binding, Policy
+from sidecar.policy.model import Binding, Callers, Policy
 
 
 class Door:
@@ -50,14 +50,18 @@ def port() -> int:
         return found
 
 
-def policy(*listens: int | str, agents: tuple[str, ...] = ("alpha",), node: str = "agents-1") -> Policy:
+def policy(
+    *listens: int | str, agents: tuple[str, ...] = ("alpha",), node: str = "agents-1", callers: str = "kernel"
+) -> Policy:
     """A binding for each of ``listens``, of the agents in turn."""
     parts = ['[services.wiki]\nsegment = "retrieval"\nnodes = ["tools-1"]\ntarget = "127.0.0.1:8001"\n']
     parts += [f'[agents.{name}]\nnodes = ["{node}"]\nuid = {1000 + ord(name[0])}\n' for name in agents]
     for number, listen in enumerate(listens):
         where = f'"{listen}"' if isinstance(listen, str) else listen
         agent = agents[number % len(agents)]
-        parts.append(f'[[bindings]]\nagent = "{agent}"\nservice = "wiki"\nlisten = {where}\n')
+        parts.append(
+            f'[[bindings]]\nagent = "{agent}"\nservice = "wiki"\nlisten = {where}\ncallers = "{callers}"\n'
+        )
     return load_policy("".join(parts).encode(), "policy.toml")
 
 
@@ -154,6 +158,17 @@ async def test_a_port_may_move_to_another_agent_in_one_policy(
         assert bindings.entrances[0].problem == ""
         assert await echo(port) == b"ping"
         assert door.served[-1][0] == agent
+
+
+async def test_a_policy_that_asks_for_certificates_is_followed_at_once(
+    bindings: Bindings, port: int, tmp_path: Path
+) -> None:
+    """An entrance stays where it is, and lets nobody in any more by the kernel's word alone."""
+    for listen in (port, f"unix:{tmp_path / 'entrance'}"):
+        await bindings.follow(policy(listen))
+        await bindings.follow(policy(listen, callers="mtls"))
+        [entrance] = bindings.entrances
+        assert (entrance.binding.callers, entrance.problem) == (Callers.MTLS, "")
 
 
 async def test_a_connection_that_fails_leaves_the_others(bindings: Bindings, port: int, door: Door) -> None:
