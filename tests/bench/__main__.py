@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidecar.dev.layout import free_ports
-from tests.bench import callers, cases, machine, peers, usage
+from tests.bench import callers, cases, machine, peers, usage, web
 from tests.bench.cases import Case, Effort
 from tests.bench.lockgate import Lockgate, lockgate
 from tests.bench.pairs import Pair, Site, running_target
@@ -33,6 +33,8 @@ class Field:
 
     lockgate: Lockgate
     peers: tuple[Pair, ...]
+    web: tuple[Pair, ...]
+    """Those that speak HTTP, lockgate first."""
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -40,7 +42,8 @@ class Field:
 
     @property
     def columns(self) -> list[str]:
-        return [self.lockgate.pair.name, self.lockgate.durable.name, *(pair.name for pair in self.peers)]
+        names = (pair.name for pair in (self.lockgate.pair, self.lockgate.durable, *self.peers, *self.web))
+        return list(dict.fromkeys(names))
 
 
 def main() -> None:
@@ -75,19 +78,26 @@ def ready(folder: Path) -> Iterator[Field]:
     found = peers.available()
     for name in sorted({"nginx", "haproxy", "stunnel"} - found.keys()):
         say(f"{name} is not installed: left out")
-    ports = free_ports(1 + 2 * (1 + len(found)))
-    target = ports.pop()
+    found_web = web.available()
+    for name in sorted({"nginx", "caddy"} - found_web.keys()):
+        say(f"{name} or wrk is not installed: left out of HTTP")
+    ports = free_ports(2 + 2 * (2 + len(found) + len(found_web)))
+    target, tool = ports.pop(), ports.pop()
 
-    def site(name: str) -> Site:
+    def site(name: str, target: int) -> Site:
         place = folder / name
         place.mkdir()
         return Site(place, target, ports.pop(), ports.pop())
 
     with ExitStack() as stack:
         stack.enter_context(running_target(target))
-        others = tuple(stack.enter_context(start(site(name))) for name, start in found.items())
+        others = tuple(stack.enter_context(start(site(name, target))) for name, start in found.items())
+        if found_web:
+            stack.enter_context(web.running_tool(tool, folder / "tool"))
+        webs = [stack.enter_context(start(site(f"web-{name}", tool))) for name, start in found_web.items()]
         say("starting a mesh")
-        yield Field(stack.enter_context(lockgate(site("lockgate"))), others)
+        mesh = stack.enter_context(lockgate(site("lockgate", target), site("lockgate-web", tool)))
+        yield Field(mesh, others, (mesh.web, *webs) if found_web else ())
 
 
 def measure(field: Field, rounds: int, effort: Effort) -> Results:
@@ -103,6 +113,9 @@ def measure(field: Field, rounds: int, effort: Effort) -> Results:
                 take(results, case, pair, effort)
             if case in cases.DURABLE_CASES:
                 take(results, case, field.lockgate.durable, effort)
+        for case in web.WEB_CASES:
+            for pair in field.web:
+                take(results, case, pair, effort)
         results.add(field.lockgate.pair.name, cases.session_start(field.lockgate, effort))
         results.add(field.lockgate.pair.name, callers.attribution(effort.trips))
         numbers, session = cases.revocation(field.lockgate, session, effort)

@@ -54,6 +54,10 @@ METRICS = (
     Metric("trip-p50", "warm round trip of 64 bytes, p50, µs"),
     Metric("trip-p99", "warm round trip of 64 bytes, p99, µs"),
     Metric("idle", "KiB per idle stream"),
+    Metric("request-p50", "HTTP request, kept connection, 1 KiB answer, p50, µs"),
+    Metric("request-p99", "HTTP request, kept connection, 1 KiB answer, p99, µs"),
+    Metric("requests", "HTTP requests per second, 16 connections", 0, more_is_better=True),
+    Metric("cpu-request", "CPU ms per HTTP request", 2),
 )
 
 Numbers = dict[str, float]

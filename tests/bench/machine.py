@@ -10,7 +10,7 @@ from pathlib import Path
 from OpenSSL import SSL
 
 from sidecar.version import VERSION
-from tests.bench import peers
+from tests.bench import peers, web
 
 
 def facts(folder: Path) -> dict[str, str]:
@@ -23,6 +23,7 @@ def facts(folder: Path) -> dict[str, str]:
         "lockgate": f"{VERSION} on Python {platform.python_version()}, Trio {version('trio')}, "
         f"pyOpenSSL {version('pyopenssl')} with {SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode()}",
         **peers.versions(),
+        **web.versions(),
     }
 
 

@@ -70,7 +70,7 @@ def nginx(site: Site) -> Iterator[Pair]:
         proxy_ssl_conf_command Ciphersuites {SUITE};
         proxy_ssl_conf_command Groups {GROUP};
         proxy_ssl_session_reuse off;"""
-    with _sides(
+    with sides(
         "nginx", site, _nginx_side(site, "server", server), _nginx_side(site, "client", client)
     ) as pair:
         yield pair
@@ -88,7 +88,7 @@ ciphersuites {SUITE} curves {GROUP} no-tls-tickets backlog 1024
   bind 127.0.0.1:{site.entrance} backlog 1024
   server other 127.0.0.1:{site.between} ssl crt {files.client} ca-file {files.root} verify required \
 verifyhost {NAME} ssl-min-ver TLSv1.3 ciphersuites {SUITE} no-ssl-reuse"""
-    with _sides(
+    with sides(
         "haproxy", site, _haproxy_side(site, "server", server), _haproxy_side(site, "client", client)
     ) as pair:
         yield pair
@@ -109,7 +109,7 @@ accept = 127.0.0.1:{site.entrance}
 connect = 127.0.0.1:{site.between}
 cert = {files.client}
 checkHost = {NAME}"""
-    with _sides(
+    with sides(
         "stunnel",
         site,
         _stunnel_side(site, files, "server", server),
@@ -119,7 +119,7 @@ checkHost = {NAME}"""
 
 
 @contextmanager
-def _sides(name: str, site: Site, server: list[str], client: list[str]) -> Iterator[Pair]:
+def sides(name: str, site: Site, server: list[str], client: list[str]) -> Iterator[Pair]:
     """Both processes, the server side first."""
     with ExitStack() as stack:
         server_pid = stack.enter_context(
