@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,9 +29,11 @@ from sidecar.dev.layout import free_ports
 from sidecar.identity import Credential, load_bundle
 from sidecar.session.cgroup import SessionCgroups
 from tests.mesh import LOCKGATE, Mesh, dev_mesh, is_root, until
+from tests.test_dev import AS_NOBODY, python_for
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="takes several users and cgroups, so root")
 
+ROOT = Path(__file__).parents[1]
 AGENTS = {"clerk": "nobody", "porter": "daemon", "brief": "bin", "sleepy": "games"}
 """With the users of this machine that they run as."""
 LIMITS = {"brief": 'session = { lifetime = "6s" }\n', "sleepy": 'session = { idle = "2s" }\n'}
@@ -356,6 +360,33 @@ def test_an_ended_session_leaves_processes_that_reach_nothing(mesh: Mesh) -> Non
         lambda: mesh.records("agents-1", kind="denied", reason="no_session", agent="clerk"),
         "its remains' refusal",
     )
+
+
+def test_root_keeps_sessions_apart_where_the_daemon_is_an_ordinary_user() -> None:
+    """As under the shipped unit: exec makes the cgroup itself, and the daemon sees when it is empty."""
+    with nobodys_mesh() as mesh, run(mesh, "researcher", LOOP) as one, run(mesh, "researcher", LOOP) as other:
+        assert [one.asks(), other.asks(), one.asks()] == ["True"] * 3
+        for each, count in ((one, 2), (other, 1)):
+            streams = admissions(mesh, each.session, count)
+            assert [stream["attribution"]["method"] for stream in streams] == ["cgroup"] * count
+        os.kill(one.process.pid, signal.SIGKILL)
+        assert one.asks() == "True"
+        os.kill(one.pid, signal.SIGKILL)
+        assert ended(mesh, one.session) == "empty"
+        assert other.asks() == "True"
+
+
+@contextmanager
+def nobodys_mesh() -> Iterator[Mesh]:
+    """A dev mesh whose daemons are an ordinary user's."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}
+    python = python_for(AS_NOBODY, environment)
+    with tempfile.TemporaryDirectory(prefix="lockgate-nobody-") as home:
+        os.chown(home, 65534, 65534)
+        given = [f"{name}={value}" for name, value in {**environment, "HOME": home}.items()]
+        become = (*AS_NOBODY, "env", "-i", "-C", home, *given, "sh", "-c", f'exec {python} "$@"')
+        with dev_mesh(Path(home) / "D", become=become) as mesh:
+            yield mesh
 
 
 # -- What nodes may ask for

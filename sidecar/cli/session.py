@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pki.errors import LocalError, LockgateError, RefusedError
+from pki.ids import ID_BYTES, new_id
 from sidecar.cli.child import child, why
 from sidecar.cli.client_certificate import client_certificate, write_client_certificates
 from sidecar.cli.settings import Settings, settings_options
@@ -87,7 +88,7 @@ def execute(settings: Settings, agent: str, id_token: Path | None, command: tupl
 
     sock = settings.paths.agent_sock
     try:
-        wanted = {"agent": agent, "own_cgroup": True, "hold": True, **_on_behalf(id_token)}
+        wanted = {"agent": agent, "hold": True, **_on_behalf(id_token), **_own_cgroup()}
         held = Held(sock, "/v1/sessions", wanted)
     except LockgateError as error:
         click.echo(f"lockgate: {error}", err=True)
@@ -202,6 +203,14 @@ def _start_exported(settings: Settings, wanted: dict[str, str], folder: Path) ->
 
     export.run(ready)
     return Exit.YES
+
+
+def _own_cgroup() -> dict[str, Any]:
+    """What keeps this command apart: a cgroup that root makes and enters here, else one that the daemon may make."""
+    from sidecar.session.cgroup import enter_new
+
+    name = new_id(os.urandom(ID_BYTES))
+    return {"made": name} if os.geteuid() == 0 and enter_new(name) else {"own_cgroup": True}
 
 
 def _finish(sock: Path, held: Held) -> None:

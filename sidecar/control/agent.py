@@ -39,6 +39,7 @@ class StartSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is asked for.
 
     ``own_cgroup``: the caller's process (and what it starts) is to be known by a cgroup of the session's own.
+    ``made``: root has made that cgroup already, and this is its name and is to be the session's id.
     ``hold``: the session lives no longer than this connection (:mod:`sidecar.session.hold`).
     ``id_token``: of the user on whose behalf it runs, for the CA to check.
     ``export``: its certificate, key and trust bundle are told on that connection, so it takes ``hold``.
@@ -46,6 +47,7 @@ class StartSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     agent: Annotated[str, msgspec.Meta(max_length=63)]
     own_cgroup: bool = False
+    made: Annotated[str, msgspec.Meta(max_length=26)] = ""
     hold: bool = False
     export: bool = False
     id_token: Annotated[str, msgspec.Meta(max_length=MAX_ID_TOKEN_CHARS)] = ""
@@ -58,7 +60,7 @@ def agent_app(node: Node) -> Starlette:
         wanted = convert(await body_of(request), StartSession, what="session start")
         await node.users.learn()
         uid = entitled_uid(node, wanted.agent, caller_of(request))
-        asker_of(node, request).require_free()
+        _require_free(node, request, wanted)
         if wanted.export and not wanted.hold:
             raise RefusedError(
                 "session: exported credentials are told on the connection that holds it; add hold"
@@ -66,7 +68,7 @@ def agent_app(node: Node) -> Starlette:
         hold = Hold() if wanted.hold else None
         with counted(node, uid), _caller_process(request, wanted) as pidfd:
             session = await node.life.start(
-                wanted.agent, uid, Wish(pidfd, hold, wanted.export, wanted.id_token)
+                wanted.agent, uid, Wish(pidfd, hold, wanted.export, wanted.id_token, wanted.made)
             )
         started = described(node, session)
         if hold is None:
@@ -107,6 +109,14 @@ def agent_app(node: Node) -> Starlette:
         ],
         exception_handlers=ERROR_HANDLERS,
     )
+
+
+def _require_free(node: Node, request: Request, wanted: StartSession) -> None:
+    """The caller is in no session, or is root, which is where it likes to be: in the cgroup that it made."""
+    if not wanted.made:
+        asker_of(node, request).require_free()
+    elif caller_of(request).uid != 0:
+        raise RefusedError("session: only root may say which cgroup is a session's")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A cgroup for each session, so that the kernel can tell one agent's sessions apart.
 
-    <cgroup v2 mount>/lockgate/<session>        root-owned, 0700; membership only, no controllers
-    <cgroup v2 mount>/lockgate/lock             the same; what daemons lock while they make one or sweep
+    <cgroup v2 mount>/lockgate/<session>        root-owned, 0711; membership only, no controllers
+    <cgroup v2 mount>/lockgate/lock             0700; what is locked while one is made or all are swept
 
 A socket carries the cgroup its creator was in, and sock_diag reports that by id: the inode number of the
 directory, which the kernel uses once between boots. It is attribution only as long as no agent can move itself:
@@ -9,10 +9,11 @@ directory, which the kernel uses once between boots. It is attribution only as l
 - The directories belong to root. Without the rights, on a read-only mount, or on a machine without cgroup v2
   none is made: :meth:`SessionCgroups.create` logs why and gives None, and the session is known by its uid.
   A tree that somebody else owns or may write is refused: he could walk from session to session.
-- A process enters first, before it gives up root and before it makes a socket. It is named by a pidfd: the number
-  of one that died may be a stranger's by now, and he would be moved in its place.
-- A name is used once. A daemon holds a lock on each cgroup that it made (flock(2)), which ends with the daemon,
-  however it ends. What nobody holds is of a session that no daemon knows any more: it is removed when it is empty
+- A process enters first, before it gives up root and before it makes a socket. Root enters by itself
+  (:func:`enter_new`), also where the daemon is nobody in particular. Anybody else is moved by a daemon that is root, and
+  named by a pidfd: the number of one that died may be a stranger's by now, and he would be moved in its place.
+- A name is used once. A daemon that is root holds a lock on the cgroup of each of its sessions (flock(2)), which ends
+  with it, however it ends. What nobody holds is of a session that no daemon knows any more: it is removed when it is empty
   (:meth:`SessionCgroups.sweep`), never taken over. Its processes are not killed, since a daemon's crash must not
   end an agent's work; they reach nothing, and ``lockgate status`` names them.
 
@@ -27,7 +28,7 @@ import re
 import stat
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -169,10 +170,25 @@ class SessionCgroups:
         if not is_id(session):
             raise LocalError("cgroup: not a session id")
         try:
-            return self._make(session)
+            return self.make(session)
         except (LocalError, OSError) as error:
             _log.warning("session cgroup unavailable", session=session, reason=str(error))
             return None
+
+    def find(self, session: str) -> SessionCgroup | None:
+        """The cgroup that root made for ``session``; None when there is none that only root could have made."""
+        if self.mount is None or not is_id(session):
+            return None
+        path = self.mount / TREE / session
+        try:
+            if not (self._is_ours(path.parent.lstat()) and self._is_ours(path.lstat())):
+                return None
+            found = SessionCgroup(session, path, path.lstat().st_ino)
+        except OSError:
+            return None
+        with suppress(OSError):  # Only root may lock it; whoever made it does so as well.
+            return replace(found, claim=Claim(path))
+        return found
 
     def standing(self) -> list[SessionCgroup]:
         """Every session cgroup that exists, of live sessions and of ended ones; none if there is no tree."""
@@ -197,7 +213,8 @@ class SessionCgroups:
         except OSError:  # There is no tree, or it is root's and we are not: nothing there is ours.
             return []
 
-    def _make(self, session: str) -> SessionCgroup:
+    def make(self, session: str) -> SessionCgroup:
+        """The same as :meth:`create`, but raises LocalError or OSError where that cannot be."""
         if self.mount is None:
             raise LocalError("cgroup v2 is not mounted")
         tree = self.mount / TREE
@@ -208,12 +225,27 @@ class SessionCgroups:
         (tree / LOCK).mkdir(mode=0o700, exist_ok=True)
         path = tree / session
         with _locked(tree):  # Before our claim stands, a daemon that starts could take it for a dead one's.
-            path.mkdir(mode=0o700)
+            path.mkdir()
+            path.chmod(0o711)  # To see who is in it takes x; to hold a lock on it r.
             return SessionCgroup(session, path, path.lstat().st_ino, Claim(path))
 
     def _is_ours(self, status: os.stat_result) -> bool:
         writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         return stat.S_ISDIR(status.st_mode) and status.st_uid == self.owner and not writable
+
+
+def enter_new(session: str) -> bool:
+    """Move this process into a new cgroup for ``session``; False where that cannot be: we are not root, or there is no tree."""
+    try:
+        cgroups = SessionCgroups.of_machine()
+        cgroups.sweep(())
+        made = cgroups.make(session)
+        made.enter()
+    except (LocalError, OSError):
+        return False
+    if made.claim is not None:
+        made.claim.release()  # With us in it nobody takes it away; whether its session lives, the daemon knows.
+    return True
 
 
 def cgroup2_mounts(mountinfo: bytes) -> list[Path]:

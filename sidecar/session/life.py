@@ -15,7 +15,7 @@ import trio
 from pki import chain as chains
 from pki import keys
 from pki.clock import Boot, Wall
-from pki.errors import LocalError
+from pki.errors import LocalError, RefusedError
 from pki.ids import ID_BYTES, new_id
 from pki.spiffe import SpiffeId
 from pki.spki import Key
@@ -32,6 +32,7 @@ from sidecar.proxy.carry import Carrier
 from sidecar.reasons import Reason
 from sidecar.renewal import Spawn
 from sidecar.session import ends
+from sidecar.session.cgroup import SessionCgroup
 from sidecar.session.ends import Age, Limits, Why
 from sidecar.session.hold import Hold
 from sidecar.session.sessions import Session, Sessions
@@ -55,13 +56,17 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How a session is to be: known by a cgroup that the process of ``pidfd`` enters, held by a connection, exported."""
+    """How a session is to be: known by a cgroup that the process of ``pidfd`` enters, held by a connection, exported.
+
+    ``made``: the id that root chose for it, and made a cgroup for.
+    """
 
     pidfd: int | None = None
     hold: Hold | None = None
     export: bool = False
     id_token: str = field(default="", repr=False)
     """Of the user on whose behalf it runs; empty: nobody's."""
+    made: str = ""
 
 
 PLAIN = Wish()
@@ -85,7 +90,7 @@ class SessionLife:
     async def start(self, agent: str, uid: int, wish: Wish = PLAIN) -> Session:
         """A new session of ``agent`` for ``uid``; raises what :func:`certify_session` does."""
         node = self._certificates.credential.id
-        name = new_id(secrets.token_bytes(ID_BYTES))
+        name = wish.made or new_id(secrets.token_bytes(ID_BYTES))
         wanted = SpiffeId.for_agent(node.trust_domain, agent, node.name, name)
         identity, key = await self.certify(wanted, wish.id_token, self._certificates.ca_access())
         session = Session(
@@ -94,7 +99,7 @@ class SessionLife:
             uid=uid,
             started=Wall(identity.not_before + BACKDATE),
             trace=root(secrets.token_bytes(ROOT_ENTROPY)),
-            cgroup=None if wish.pidfd is None else self.sessions.confine(name, wish.pidfd),
+            cgroup=self._cgroup(name, wish),
             exported=wish.export,
         )
         self._forget_ended()
@@ -215,6 +220,16 @@ class SessionLife:
                 live.cut(Reason.REVOKED, "session ended")
 
     # -- inside
+
+    def _cgroup(self, name: str, wish: Wish) -> SessionCgroup | None:
+        if not wish.made:
+            return None if wish.pidfd is None else self.sessions.confine(name, wish.pidfd)
+        cgroup = self.sessions.adopt(name)
+        if cgroup is None or self.sessions.find(name) is not None:
+            raise RefusedError(
+                f"session {name}: no cgroup of that name that is root's, and no other session's"
+            )
+        return cgroup
 
     def _take_out(self, session: Session, why: Why) -> None:
         name = session.id.session

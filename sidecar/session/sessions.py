@@ -153,6 +153,13 @@ class Sessions:
         except LocalError:
             return False
 
+    def adopt(self, name: str) -> SessionCgroup | None:
+        """The cgroup that root made for a session of this name; None when there is none."""
+        cgroup = self._cgroups.find(name) if self._cgroups else None
+        if cgroup is not None:
+            self.claimed |= {cgroup.id}
+        return cgroup
+
     def confine(self, name: str, pidfd: int) -> SessionCgroup | None:
         """A cgroup for a session of this name, with the process of ``pidfd`` in it; None where there can be none."""
         cgroup = self._cgroups.create(name) if self._cgroups else None

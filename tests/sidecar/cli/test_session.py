@@ -27,6 +27,12 @@ STARTED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command runs in this very process, which is to stay where it is."""
+    monkeypatch.setattr("sidecar.session.cgroup.enter_new", lambda _: False)
+
+
 def test_start_prints_the_id_and_the_entrances(daemon: FakeDaemon) -> None:
     """The id alone on the first line, for scripts."""
     daemon.says("POST /v1/sessions", **STARTED)
@@ -89,6 +95,28 @@ def test_exec_passes_the_exit_code_on_and_ends_the_session(daemon: FakeDaemon) -
     assert done.code == 7
     assert [call for call, _ in daemon.asked] == ["POST /v1/sessions", END_ALONE]
     assert daemon.asked[0][1] == {"agent": "researcher", "own_cgroup": True, "hold": True}
+
+
+def test_root_makes_the_cgroup_of_its_command_itself(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon may be nobody in particular, and is told its name, which is the session's id."""
+    entered: list[str] = []
+
+    def enter_new(name: str) -> bool:
+        entered.append(name)
+        return True
+
+    monkeypatch.setattr("sidecar.session.cgroup.enter_new", enter_new)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    daemon.says("POST /v1/sessions", **STARTED)
+    daemon.says(END_ALONE, **SESSION, ended=True)
+    for _ in range(2):
+        assert daemon.run("session", "exec", "--agent", "researcher", "true").code == 0
+    first, second = [body for call, body in daemon.asked if call == "POST /v1/sessions"]
+    assert [first["made"], second["made"]] == entered
+    assert first["made"] != second["made"]
+    assert "own_cgroup" not in first
 
 
 def test_exec_says_that_others_of_its_session_still_run(daemon: FakeDaemon) -> None:

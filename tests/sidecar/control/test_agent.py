@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from sidecar.control.agent import agent_app
 from sidecar.peercred import PeerCred
 from sidecar.session import starts
+from sidecar.session.cgroup import SessionCgroup
 from tests.sidecar.ca.world import POLICY
 from tests.sidecar.control.world import Station, ask, message, station, with_policy
 from tests.statements import Mint
@@ -118,3 +119,17 @@ async def test_a_user_has_so_many_sessions_and_no_more(
     assert message(answer) == "uid 1001: has 2 sessions on this node already; end some"
     await ask(app, "DELETE", f"/v1/sessions/{first}", caller=RESEARCHER)
     await started(app)
+
+
+async def test_only_root_says_which_cgroup_is_a_sessions(
+    node: Station, app: Starlette, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It made it, entered it, and may do so as often as it likes; anybody else could name a sibling's."""
+    wanted = {"agent": "researcher", "made": "a" * 26}
+    answer = await ask(app, "POST", "/v1/sessions", wanted, caller=RESEARCHER)
+    assert "only root" in message(answer)
+    assert "no cgroup of that name" in message(await ask(app, "POST", "/v1/sessions", wanted))
+    monkeypatch.setattr(node.sessions, "adopt", lambda name: SessionCgroup(name, Path("/none"), 7))
+    status, body = await ask(app, "POST", "/v1/sessions", wanted)
+    assert (status, body["session"], body["attribution"]) == (201, "a" * 26, "cgroup")
+    assert "no other session's" in message(await ask(app, "POST", "/v1/sessions", wanted))

@@ -18,7 +18,7 @@ from pki.errors import LocalError
 from pki.ids import new_id
 from sidecar.proxy.attribute import Attribution, Candidate, Method, attribute
 from sidecar.proxy.sockdiag import SockDiag
-from sidecar.session.cgroup import LOCK, TREE, SessionCgroup, SessionCgroups, cgroup2_mounts
+from sidecar.session.cgroup import LOCK, TREE, Claim, SessionCgroup, SessionCgroups, cgroup2_mounts, enter_new
 
 FIRST, SECOND, THIRD = (new_id(bytes([number]) * 16) for number in range(3))
 NOBODY = 65534
@@ -262,7 +262,8 @@ def test_a_daemon_that_is_not_root_sees_the_cgroups_of_others_and_sweeps_none(
     populate(left, "populated 0\n")
     forsake(left)
     assert (tmp_path / TREE).stat().st_mode & 0o777 == 0o755
-    assert {one.stat().st_mode & 0o777 for one in (tmp_path / TREE).iterdir()} == {0o700}
+    modes = {one.name: one.stat().st_mode & 0o777 for one in (tmp_path / TREE).iterdir()}
+    assert modes == {LOCK: 0o700, FIRST: 0o711}  # Neither can be opened, so nobody else locks it.
     opened = os.open
 
     def refused(path: Path, flags: int) -> int:
@@ -273,6 +274,60 @@ def test_a_daemon_that_is_not_root_sees_the_cgroups_of_others_and_sweeps_none(
     monkeypatch.setattr("sidecar.session.cgroup.os.open", refused)
     assert cgroups.sweep(set()) == []
     assert [one.session for one in cgroups.standing()] == [FIRST]
+
+
+def test_the_cgroup_that_root_made_is_found_and_claimed(cgroups: SessionCgroups, tmp_path: Path) -> None:
+    """Whoever made it may be gone before its processes are; one that somebody else may write is none."""
+    made_by_root = made(cgroups, FIRST)
+    found = cgroups.find(FIRST)
+    assert found == made_by_root
+    forsake(made_by_root)
+    assert cgroups.sweep(set()) == []
+    assert found.path.exists()
+    assert cgroups.find(SECOND) is None
+    assert cgroups.find("..") is None
+    assert SessionCgroups(None).find(FIRST) is None
+    assert SessionCgroups(tmp_path, owner=4_000_000).find(FIRST) is None
+    found.path.chmod(0o777)
+    assert cgroups.find(FIRST) is None
+
+
+def test_a_daemon_that_is_not_root_finds_it_without_a_claim(
+    cgroups: SessionCgroups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may see who is in it, and no more."""
+    made(cgroups, FIRST)
+
+    def refused(_: Path) -> Claim:
+        raise PermissionError
+
+    monkeypatch.setattr("sidecar.session.cgroup.Claim", refused)
+    found = cgroups.find(FIRST)
+    assert found is not None
+    assert found.claim is None
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_root_enters_a_new_cgroup_or_hears_that_it_cannot(
+    cgroups: SessionCgroups, monkeypatch: pytest.MonkeyPatch, *, works: bool
+) -> None:
+    """What nobody holds any more is swept away first."""
+    left = made(cgroups, SECOND)
+    forsake(left)
+    populate(left, "populated 0\n")
+    (left.path / "cgroup.events").unlink()
+    entered: list[int] = []
+
+    def enter(_: SessionCgroup, pid: int = 0) -> None:
+        entered.append(pid)
+        if not works:
+            raise LocalError("no")
+
+    monkeypatch.setattr(SessionCgroups, "of_machine", lambda: cgroups)
+    monkeypatch.setattr(SessionCgroup, "enter", enter)
+    assert enter_new(FIRST) is works
+    assert entered == [0]
+    assert not left.path.exists()
 
 
 def test_a_tree_that_was_never_made_is_empty(cgroups: SessionCgroups) -> None:
