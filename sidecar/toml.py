@@ -286,9 +286,27 @@ _LONG_KEY = re.compile(
 )
 
 
+_BLOCK_CHARS = 65_536
+
+
+def _long_key(text: str) -> int | None:
+    """Where a key of very many parts begins; None for none. No key goes over a line's end.
+
+    Block by block: one search over 32 MiB would keep the interpreter from every other thread for a second.
+    """
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + _BLOCK_CHARS) + 1 or len(text)
+        if found := _LONG_KEY.search(text, start, end):
+            return found.start()
+        start = end
+    return None
+
+
 def _parse(text: str, name: str) -> dict[str, Any]:
-    if long := _LONG_KEY.search(text):
-        line = text.count("\n", 0, long.start()) + 1
+    long = _long_key(text)
+    if long is not None:
+        line = text.count("\n", 0, long) + 1
         raise ConfigError([Fault(f"{name}:{line}", "a key of more than 16 parts")])
     try:
         return tomli.loads(text)

@@ -27,6 +27,7 @@ from pki.clock import HOUR, Clock, Wall
 from pki.errors import ConfigError, Fault, LocalError, RefusedError
 from pki.spiffe import SpiffeId
 from pki.statement import Canary, Edition, Policy, Statement
+from sidecar.compiling import load_aside
 from sidecar.defaults import POLICY_BYTES, TOML_BYTES
 from sidecar.gossip.editions import NO_POLICY, canary_of
 from sidecar.gossip.member import Member
@@ -34,7 +35,6 @@ from sidecar.objects import Objects
 from sidecar.packed import pack, unpack
 from sidecar.policy import model
 from sidecar.policy.check import Severity, check
-from sidecar.policy.load import load_policy
 from sidecar.policy.obstacles import Terms, obstacles
 from sidecar.snapshot import Facts
 
@@ -75,7 +75,7 @@ class PolicyDesk:
         """Put a policy in force, or propose it where that takes two. Raises ConfigError with every fault."""
         limit = POLICY_BYTES if wish.large else TOML_BYTES
         text = await self._checked(unpack, wish.packed, limit)
-        policy = await self._checked(load_policy, text, FILE, limit)
+        policy = await self._checked(load_aside, text, FILE, limit)
         terms = Terms(frozenset(wish.canary), frozenset(wish.strand))
         async with self._turn:
             self._require_base(wish.base)
@@ -92,7 +92,7 @@ class PolicyDesk:
             proposal = await self._confirmed(approval, approver)
             terms = _terms_of(proposal)
             text = await self._text(proposal.digest)
-            policy = await self._checked(load_policy, text, FILE, POLICY_BYTES)
+            policy = await self._checked(load_aside, text, FILE, POLICY_BYTES)
             warnings = await self._judge(policy, terms)
             edition = _edition(proposal.digest, len(text), proposal.author, approver, terms)
             answer = await self._publish(edition, warnings)

@@ -8,13 +8,13 @@ import trio
 
 from pki.errors import ConfigError, LocalError
 from pki.statement import Edition, Wire
+from sidecar.compiling import load_aside
 from sidecar.defaults import POLICY_BYTES
 from sidecar.gossip.editions import NO_POLICY
 from sidecar.gossip.texts import PART_BYTES, Ask, Fetching, Whole, part_of
 from sidecar.objects import MAX_OBJECT_BYTES, Objects
 from sidecar.packed import pack
 from sidecar.policy.features import ENFORCED
-from sidecar.policy.load import load_policy
 from sidecar.policy.model import Policy
 from sidecar.wire import Fetch, Object
 
@@ -62,7 +62,7 @@ class Policies:
             self._fetching.stop()
             name = f"policy {named.sequence}"
             policy = await trio.to_thread.run_sync(
-                load_policy, text, name, POLICY_BYTES, limiter=self._threads
+                load_aside, text, name, POLICY_BYTES, limiter=self._threads
             )
             if missing := sorted(policy.requires - ENFORCED):
                 raise LocalError(f"it requires {', '.join(missing)}, which this version has not")

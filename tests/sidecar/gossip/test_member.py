@@ -646,7 +646,7 @@ async def test_a_kill_switch_never_waits_behind_a_policy(home: Home, monkeypatch
         trio.from_thread.run(done.wait, trio_token=token)
         raise LocalError("never mind")
 
-    monkeypatch.setattr("sidecar.gossip.policies.load_policy", slow)
+    monkeypatch.setattr("sidecar.gossip.policies.load_aside", slow)
     home.objects.put(TEXT)
     stop = ALICE.says("lock", lock())
     async with trio.open_nursery() as nursery:
