@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading  # noqa: TID251 - a websockets server of the tests' own
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -354,21 +355,32 @@ def test_an_ambiguous_answer_of_the_tool_is_not_passed_on(mesh: Web) -> None:
 
 def test_a_lock_cuts_a_request_in_flight(mesh: Web) -> None:
     """The response in the middle, hard; the next is refused with the lock, and after unlock all is well."""
-    with connect(mesh.entrance["web"]) as stream:
+    with lifted(mesh) as locks, connect(mesh.entrance["web"]) as stream:
         stream.sendall(b"GET /api/events HTTP/1.1\r\nHost: %b\r\n\r\n" % mesh.host().encode())
         until(lambda: b"data: 1" in stream.recv(65_536, socket.MSG_PEEK), "the first event")
         stream.recv(65_536)
-        locked = mesh.cli("lock", "service:web", "--message", "stop", "--json", operator="alice")
-        assert locked.code == 0, locked.err
+        locks.append(
+            mesh.cli("lock", "service:web", "--message", "stop", "--json", operator="alice").json["id"]
+        )
         assert how_it_ends(stream) == "reset"
-    mesh.memory.go_on.set()
-    [answered] = until(lambda: mesh.records("tools-1", kind="answered", reason="locked"), "the record")
-    assert (answered["status"], answered["service"]) == (200, "web")
-    refused = curl(f"{mesh.url()}/api/x")
-    assert json.loads(refused.stdout)["reason"] == "locked"
-    assert "stop" in json.loads(refused.stdout)["hint"]
-    assert mesh.cli("unlock", locked.json["id"], operator="alice").code == 0
+        [answered] = until(lambda: mesh.records("tools-1", kind="answered", reason="locked"), "the record")
+        assert (answered["status"], answered["service"]) == (200, "web")
+        refused = json.loads(curl(f"{mesh.url()}/api/x").stdout)
+        assert refused["reason"] == "locked"
+        assert "stop" in refused["hint"]
     assert curl("--fail", f"{mesh.url()}/api/x").returncode == 0
+
+
+@contextmanager
+def lifted(mesh: Web) -> Iterator[list[str]]:
+    """Locks, by id, that are lifted at the end."""
+    locks: list[str] = []
+    try:
+        yield locks
+    finally:
+        mesh.memory.go_on.set()
+        for one in locks:
+            assert mesh.cli("unlock", one, operator="alice").code == 0
 
 
 # -- Hostile requests

@@ -21,7 +21,7 @@ import h11
 import structlog
 import trio
 
-from pki.errors import LocalError
+from pki.errors import LocalError, RemoteError
 from sidecar.http import headers
 from sidecar.http.ends import AgentEnd, ToolEnd
 from sidecar.http.exchange import SWITCHING, Exchange, Tally, ToolFailedError
@@ -39,7 +39,8 @@ from sidecar.http.seams import (
     MalformedError,
     Refusal,
 )
-from sidecar.proxy.arrival import EndedError
+from sidecar.proxy.arrival import EndedError, end_reason
+from sidecar.proxy.framed import ResetByPeer
 from sidecar.proxy.splice import Broken
 from sidecar.reasons import Reason
 
@@ -113,7 +114,7 @@ class Relay:
                 tally.status = status_of(refusal)
                 tally.reason, tally.hint = refusal.reason, refusal.hint
         except Broken as broken:
-            tally.reason = None if broken.near else Reason.TARGET_UNREACHABLE
+            tally.reason = why(broken)
             raise
         finally:
             self.judge.ended(tally.outcome())
@@ -211,6 +212,15 @@ class _Body:
             if len(body) > limit:
                 raise MalformedError(f"the body is longer than {limit} bytes", status=413)
         return bytes(body)
+
+
+def why(broken: Broken) -> Reason | None:
+    """An end of the stream broke; None: the agent went away."""
+    if isinstance(broken.cause, ResetByPeer):
+        return end_reason(broken.cause.reason)
+    if not broken.near:
+        return Reason.TARGET_UNREACHABLE
+    return Reason.BAD_REQUEST if isinstance(broken.cause, RemoteError) else None
 
 
 def _unread(admission: Admission, why: MalformedError) -> Refusal:

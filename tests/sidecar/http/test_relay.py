@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from pki.errors import RemoteError
 from sidecar.http.plain import PlainHttp
-from sidecar.http.relay import Settings
+from sidecar.http.relay import Settings, why
 from sidecar.http.seams import Asked, Body, Fields, Filter, Head
 from sidecar.policy.operation import HttpCall
+from sidecar.proxy.framed import ResetByPeer
+from sidecar.proxy.splice import Broken
 from sidecar.reasons import Reason
 from tests.sidecar.http.world import HOST, IDENTITY, REQUEST_ID, TRACEPARENT, Tool, World, relay, says
 
@@ -257,6 +259,20 @@ async def test_an_agent_that_leaves_in_a_body_is_no_complete_request() -> None:
         assert not world.heard.endswith(b"hello")
 
 
+async def test_why_an_exchange_broke_is_its_outcome() -> None:
+    """The peer's word for a cut, a request that broke its framing, a tool that left, an agent that left."""
+    gone = trio.BrokenResourceError()
+    for broken, reason in (
+        (Broken(near=True, cause=ResetByPeer("locked")), Reason.LOCKED),
+        (Broken(near=True, cause=ResetByPeer("")), None),
+        (Broken(near=True, cause=RemoteError("chunks")), Reason.BAD_REQUEST),
+        (Broken(near=True, cause=gone), None),
+        (Broken(near=False, cause=gone), Reason.TARGET_UNREACHABLE),
+        (Broken(near=False, cause=RemoteError("chunks")), Reason.TARGET_UNREACHABLE),
+    ):
+        assert why(broken) == reason
+
+
 async def test_a_response_cut_short_is_not_passed_off_as_whole() -> None:
     """The agent's connection breaks instead."""
     async with relay(says(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")) as world:
@@ -418,12 +434,12 @@ class Censor:
 
     holds_head = True
 
-    def feed(self, data: bytes) -> bytes:
+    async def feed(self, data: bytes) -> bytes:
         if b"evil" in data:
             raise RemoteError("evil")
         return data.upper() if data != b"later" else b""
 
-    def end(self) -> bytes:
+    async def end(self) -> bytes:
         return b"!"
 
 
@@ -605,7 +621,7 @@ async def relayed(data: bytes) -> tuple[list[tuple[str, str]], bytes]:
         calls = [call for call in world.judge.calls if isinstance(call, HttpCall)]
         admitted = [call for call in calls if world.judge.decide(call).allowed]
         ended = zip(admitted, world.judge.outcomes, strict=True)
-        allowed = [call for call, outcome in ended if outcome.reason is not Reason.BAD_REQUEST]
+        allowed = [call for call, outcome in ended if outcome.status != 400]
         heard = b"\n--\n".join(bytes(tool.heard) for tool in world.tools)
         return [("GET" if call.method == "WEBSOCKET" else call.method, call.path) for call in allowed], heard
 
