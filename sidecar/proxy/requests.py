@@ -19,7 +19,6 @@ from sidecar.audit import record
 from sidecar.audit.record import Answered, Requested, Subject
 from sidecar.audit.writer import AuditUnavailableError
 from sidecar.http.seams import Admission, Call, MalformedError, Outcome
-from sidecar.mcp import json
 from sidecar.policy.asked import operation_of
 from sidecar.policy.decide import Decision, Request, decide
 from sidecar.policy.model import Audit, OperationClass, Policy, Segment, Verdict
@@ -86,12 +85,10 @@ class StreamJudge:
             operation=spelled(asked.operation),
             operation_class=wanted,
             parent=parent,
-            arguments=json.digest(dict(call.arguments))
-            if isinstance(call, McpCall) and call.arguments
-            else "",
+            arguments=call.digest if isinstance(call, McpCall) else "",
         )
         if decision.allowed:
-            self._enter(asked, current)
+            self._enter(asked, current, sight)
             decision = await self._record_admission(asked, decision, sight, requested)
         if not decision.allowed:
             one = ruling(asked, decision, sight)
@@ -191,11 +188,11 @@ class StreamJudge:
 
     # -- in force
 
-    def _enter(self, asked: Request, current: _Current) -> None:
+    def _enter(self, asked: Request, current: _Current, sight: Sight) -> None:
         self._current = current
         self.carrier.rooms.take(current.operation_class)
-        self.carrier.table.rebind(self.live, asked)
-        self.carrier.judge(self.live)  # When time alone could end it is the request's own now.
+        # When time alone could end it is the request's own now.
+        self.carrier.table.begin(self.live, asked, sight.snapshot, sight.moment, current.started)
 
     def _leave(self, current: _Current) -> None:
         self.carrier.rooms.leave(current.operation_class)

@@ -105,6 +105,11 @@ class LiveTable:
         live.request = request
         self._by_request.setdefault(request, {})[live.id] = live
 
+    def begin(self, live: Live, request: Request, snapshot: Snapshot, moment: Moment, now: Boot) -> None:
+        """``request`` was just allowed, and is what the stream does from now on."""
+        self.rebind(live, request)
+        self._postpone({live.id: live}, next_boundary(request, snapshot, moment), moment, now)
+
     def close(self, live: Live, now: Boot, *, by_peer: bool = False) -> None:
         """Take a stream out. One that the peer cut may be counted for our own receipt a moment later."""
         if self._streams.get(live.id) is not live:
