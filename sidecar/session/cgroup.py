@@ -110,19 +110,6 @@ class SessionCgroup:
             raise self._fault("cannot tell whether it is empty", error) from error
         return "populated 0" not in events.splitlines()
 
-    def kill(self) -> bool:
-        """Kill every process in it and below. False where the kernel has no cgroup.kill (before 5.14).
-
-        The processes are gone when :meth:`populated` says so. Raises LocalError when it is not permitted.
-        """
-        try:
-            _write(self.path / "cgroup.kill", "1")
-        except OSError as error:
-            if error.errno in _GONE:
-                return not self.path.exists()
-            raise self._fault("cannot kill what is in it", error) from error
-        return True
-
     def remove(self) -> bool:
         """Remove it; whether it is gone now. It stays while a process or another cgroup is in it."""
         try:

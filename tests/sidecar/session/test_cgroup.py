@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -209,7 +210,6 @@ def test_what_is_gone_is_empty(cgroups: SessionCgroups) -> None:
     assert cgroup.remove()
     assert not cgroup.populated()
     assert cgroup.remove()
-    assert cgroup.kill()
 
 
 def test_a_cgroup_that_cannot_be_asked_is_an_error(cgroups: SessionCgroups) -> None:
@@ -218,24 +218,6 @@ def test_a_cgroup_that_cannot_be_asked_is_an_error(cgroups: SessionCgroups) -> N
     (cgroup.path / "cgroup.events").mkdir()
     with pytest.raises(LocalError, match="cannot tell"):
         cgroup.populated()
-
-
-def test_killing_needs_a_kernel_that_can(cgroups: SessionCgroups) -> None:
-    """Before 5.14 there is no cgroup.kill: the caller hears it, and no such file is made."""
-    cgroup = made(cgroups, FIRST)
-    assert not cgroup.kill()
-    assert list(cgroup.path.iterdir()) == []
-    (cgroup.path / "cgroup.kill").touch()
-    assert cgroup.kill()
-    assert (cgroup.path / "cgroup.kill").read_text() == "1"
-
-
-def test_killing_without_the_right_is_an_error(cgroups: SessionCgroups) -> None:
-    """Processes that live on must not pass for killed."""
-    cgroup = made(cgroups, FIRST)
-    (cgroup.path / "cgroup.kill").mkdir()
-    with pytest.raises(LocalError, match="cannot kill"):
-        cgroup.kill()
 
 
 def test_sweeping_removes_only_what_is_stale_and_empty(cgroups: SessionCgroups, tmp_path: Path) -> None:
@@ -401,7 +383,8 @@ def real() -> Iterator[SessionCgroup]:
     if cgroup is None:
         pytest.skip(f"no cgroup here: {logs[0]['reason']}")
     yield cgroup
-    cgroup.kill()
+    for pid in cgroup.members():
+        os.kill(pid, signal.SIGKILL)
     wait_until_empty(cgroup)
     assert cgroup.remove()
 
@@ -435,15 +418,18 @@ def test_a_socket_made_inside_is_found_by_the_id_of_the_cgroup(real: SessionCgro
     assert attribute(owner, sessions, NOBODY) == expected
 
 
-def test_killing_ends_every_process_inside(real: SessionCgroup) -> None:
-    """A session's end leaves nothing running."""
+def test_a_process_is_moved_by_its_handle_and_never_by_its_number(real: SessionCgroup) -> None:
+    """One that is dead is nobody, whoever has its number by then."""
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as inside:
-        real.enter(inside.pid)
+        handle = os.pidfd_open(inside.pid)
+        real.take_in(handle)
+        assert real.members() == [inside.pid]
         assert real.populated()
-        if not real.kill():
-            pytest.skip("this kernel has no cgroup.kill")
-        assert inside.wait(10) == -9
     wait_until_empty(real)
+    with pytest.raises(LocalError, match="is gone"):
+        real.take_in(handle)
+    os.close(handle)
+    assert real.members() == []
 
 
 def test_the_id_read_from_the_listing_is_the_one_sockets_carry(real: SessionCgroup) -> None:
