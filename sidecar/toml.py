@@ -31,6 +31,7 @@ from pki.spiffe import is_name
 from sidecar.address import Address
 from sidecar.defaults import TOML_BYTES
 from sidecar.duration import format_duration, parse_duration
+from sidecar.toml_blocks import is_for_blocks, parse_blocks
 from sidecar.toml_lines import Path, key_lines
 
 M = TypeVar("M", bound="Table")
@@ -308,11 +309,22 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     if long is not None:
         line = text.count("\n", 0, long) + 1
         raise ConfigError([Fault(f"{name}:{line}", "a key of more than 16 parts")])
+    if len(text) <= TOML_BYTES or not is_for_blocks(text):
+        return _loads(text, name, 0)
+    made = parse_blocks(text, lambda piece, line: _loads(piece, name, line))
+    if isinstance(made, str):
+        what = f"{quoted(made)} is defined in two ways"
+        raise ConfigError([Fault(name, what, f"only as [[{made}]], where a file is so large")])
+    return made
+
+
+def _loads(text: str, name: str, line: int) -> dict[str, Any]:
+    """``line``: how many lines of the file are before this piece."""
     try:
         return tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         what = f"column {error.colno}: {quoted(error.msg)[1:-1]}"
-        raise ConfigError([Fault(f"{name}:{error.lineno}", what)]) from None
+        raise ConfigError([Fault(f"{name}:{line + error.lineno}", what)]) from None
     except RecursionError:
         raise ConfigError([Fault(name, "nested too deep")]) from None
     except ValueError:  # an integer of thousands of digits

@@ -61,7 +61,6 @@ PURE_CORES = (
     "sidecar.packed",
     "sidecar.telemetry.spans",
     "sidecar.mcp.answers",
-    "sidecar.mcp.dialect",
     "sidecar.mcp.events",
     "sidecar.mcp.headers",
     "sidecar.mcp.json",
@@ -85,6 +84,7 @@ PURE_CORES = (
     "sidecar.session.starts",
     "sidecar.snapshot",
     "sidecar.toml",
+    "sidecar.toml_blocks",
     "sidecar.toml_lines",
     "sidecar.wire",
 )
