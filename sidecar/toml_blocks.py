@@ -21,7 +21,7 @@ from typing import Any
 BLOCK_CHARS = 32_768
 
 _HEADER = re.compile(r"(?m)^\[")
-_ENTRY = re.compile(r"\[\[([A-Za-z0-9_-]+)\]\][ \t]*\r?$", re.MULTILINE)
+_ENTRY = re.compile(r"\[\[([A-Za-z0-9_-]+)\]\][ \t]*(?:#[^\n]*)?\r?$", re.MULTILINE)
 
 Parse = Callable[[str, int], dict[str, Any]]
 """Parses a piece of the file that begins at this line, counted from 0; raises what it likes."""

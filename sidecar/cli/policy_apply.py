@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 POLICY_NAME = "policy"
 """What the CA calls the file in its faults: it never sees its name."""
 
+MAX_WARNINGS = 50
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 large_option = click.option("--large", is_flag=True, help="Take up to 32 MiB: a program wrote it.")
@@ -130,8 +132,10 @@ def _put_in_force(settings: Settings, operator: "OperatorCredential", wanted: Wa
     found = _shown(settings, base, wanted.text)
     _ask(f"Apply {wanted.text.name}?", yes=wanted.yes)
     answer = _send(operator, base, wanted)
-    for warning in answer["warnings"]:
+    for warning in answer["warnings"][:MAX_WARNINGS]:
         settings.say(_renamed(warning, wanted.text.name))
+    if (more := len(answer["warnings"]) - MAX_WARNINGS) > 0:
+        settings.say(f"... and {more} warnings more; lockgate policy check has all")
     return _reported(settings, answer, found, wanted.wait)
 
 

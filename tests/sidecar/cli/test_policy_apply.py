@@ -166,6 +166,13 @@ def test_a_file_with_faults_is_not_sent(file: Path, daemon: FakeDaemon, ca: Fake
     assert sent(ca)["large"] is True
 
 
+def test_very_many_warnings_are_counted(file: Path, daemon: FakeDaemon, ca: FakeCa, alice: Path) -> None:
+    """A generated policy may have one for each rule."""
+    ca.answer = {**APPLIED, "warnings": [f"policy:{n}: warning: spare" for n in range(60)]}
+    done = daemon.run("--operator", alice, "policy", "apply", file, "--yes", "--wait", "0s")
+    assert done.err.splitlines()[-1] == "... and 10 warnings more; lockgate policy check has all"
+
+
 def test_an_operator_without_the_role_reads_so(
     file: Path, daemon: FakeDaemon, ca: FakeCa, alice: Path
 ) -> None:
