@@ -11,13 +11,14 @@ from sidecar.cli.operator import acting
 from sidecar.cli.policy_apply import apply, approve, large_option, rollback
 from sidecar.cli.policy_explain import explain, roster_of, status_of
 from sidecar.cli.policy_pin import pin
-from sidecar.cli.policy_words import difference_rows, difference_text, table
+from sidecar.cli.policy_words import difference_rows, difference_text, permission_row, permission_table, table
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import clock_time
 from sidecar.defaults import TOML_BYTES
 from sidecar.exits import Exit
 
 if TYPE_CHECKING:
+    from sidecar.policy.effective import Permission
     from sidecar.policy.trials import Outcome
     from sidecar.snapshot import Roster
 
@@ -80,13 +81,19 @@ def test(settings: Settings, file: Path, report: Path | None, large: bool) -> in
 
 @policy.command()
 @click.option("--version", "sequence", type=click.IntRange(min=1), help="An old one, from the CA.")
+@click.option("--permissions", is_flag=True, help="What it permits, agent by agent, instead of its text.")
 @settings_options
-def show(settings: Settings, sequence: int | None) -> int:
+def show(settings: Settings, sequence: int | None, permissions: bool) -> int:
     """Print the policy in force here. Its sequence and digest go to stderr, so that stdout is the file."""
     text = policy_texts.resolve(settings, str(sequence or policy_texts.ACTIVE))
     settings.say(f"policy {text.sequence}, SHA-256 {text.digest}")
-    body = text.data.decode()
-    settings.emit({"sequence": text.sequence, "digest": text.digest, "text": body}, body.rstrip("\n"))
+    which = {"sequence": text.sequence, "digest": text.digest}
+    if permissions:
+        rows = _permissions(text)
+        settings.emit({**which, "permissions": [permission_row(one) for one in rows]}, permission_table(rows))
+    else:
+        body = text.data.decode()
+        settings.emit({**which, "text": body}, body.rstrip("\n"))
     return Exit.YES
 
 
@@ -146,6 +153,15 @@ def ls(settings: Settings) -> int:
         )
     settings.emit(listing, text)
     return Exit.YES
+
+
+def _permissions(text: policy_texts.Text) -> "list[Permission]":
+    from pki.clock import SystemClock
+    from sidecar.policy.effective import permissions
+
+    loaded = text.load()
+    assert loaded is not None  # noqa: S101 - it is a version
+    return list(permissions(loaded, SystemClock().wall()))
 
 
 def _write_junit(path: Path, name: str, found: "list[Outcome]") -> None:

@@ -72,6 +72,24 @@ def permission_row(one: "Permission") -> dict[str, Any]:
     }
 
 
+def permission_table(rows: "Iterable[Permission]") -> str:
+    """One line for each thing that an agent may do."""
+    head = ("AGENT", "SERVICE", "OPERATION", "CLASS", "SEGMENT", "RULE", "")
+    cells = (
+        (
+            one.agent,
+            one.service,
+            one.operation,
+            one.operation_class,
+            one.segment,
+            f"{one.rule}:{one.line}" if one.rule else "",
+            ", ".join(one.conditions),
+        )
+        for one in rows
+    )
+    return table(head, cells)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Columns as wide as what is in them."""
     cells = [[*head], *([printable(cell) for cell in row] for row in rows)]

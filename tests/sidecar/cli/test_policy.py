@@ -118,6 +118,18 @@ def test_without_a_policy_show_says_no(daemon: FakeDaemon) -> None:
     assert daemon.run("policy", "show").code == Exit.NO
 
 
+def test_show_says_what_the_policy_permits(daemon: FakeDaemon) -> None:
+    """Agent by service by operation, with class, segment and the rule with its line."""
+    daemon.says("GET /v1/policy", sequence=3, digest=DIGEST, text=POLICY)
+    done = daemon.run("policy", "show", "--permissions")
+    assert done.out.splitlines() == [
+        "AGENT       SERVICE  OPERATION  CLASS  SEGMENT    RULE",
+        "researcher  wiki     any        read   retrieval  read-wiki:15",
+    ]
+    [row] = daemon.run("policy", "show", "--permissions", "--json").json["permissions"]
+    assert (row["agent"], row["operation"], row["conditions"]) == ("researcher", "any", [])
+
+
 def test_show_prints_an_old_version(daemon: FakeDaemon, ca: FakeCa, alice: Path) -> None:
     """The CA keeps them all; any operator may read them."""
     ca.answers["GET /v1/policies/1"] = kept(POLICY, 1)
