@@ -153,8 +153,7 @@ def _known(case: Case) -> str:
 
 def _fresh(case: Case) -> str:
     limit, moment = case.stale_after, case.moment
-    if limit is None or moment.as_of is None:
-        return "staleness does not end this"
+    assert limit is not None and moment.as_of is not None  # noqa: S101, PT018 - a new stream that is not stale
     age = max(0, moment.now - moment.as_of)
     return f"complete {age // SECOND} s ago; {case.facts.segment} allows {format_duration(limit)}"
 

@@ -167,8 +167,6 @@ def _value(one: Schema, whole: Schema) -> str:
     if "$ref" in one:
         found = whole["$defs"][one["$ref"].removeprefix(_REF)]
         return " or ".join(f'`"{word}"`' for word in found["enum"]) if "enum" in found else "table"
-    if "const" in one:
-        return f"`{json.dumps(one['const'])}`"
     if "anyOf" in one:
         return " or ".join(dict.fromkeys(_value(choice, whole) for choice in one["anyOf"]))
     if one.get("type") == "array":

@@ -8,7 +8,7 @@ patterns may meet, and none contains the other.
 from dataclasses import dataclass, replace
 
 from sidecar.policy.case import READING
-from sidecar.policy.match import HTTP, MCP, Effect, HttpPattern, McpKind, McpPattern
+from sidecar.policy.match import HTTP, Effect, HttpPattern, McpKind, McpPattern
 from sidecar.policy.model import Policy, Risk, Segment, Service, ServiceOperation
 from sidecar.policy.patterns import ANY, NamePattern, PathPattern
 
@@ -105,11 +105,6 @@ def may_meet(one: Pattern, other: Pattern) -> bool:
     if isinstance(one, McpPattern) and isinstance(other, McpPattern):
         return one.kind is other.kind and any(_names_meet(a, b) for a in one.names for b in other.names)
     return False
-
-
-def protocol_of(pattern: Pattern) -> str:
-    """The protocol that a pattern speaks of."""
-    return HTTP if isinstance(pattern, HttpPattern) else MCP
 
 
 def _paths_meet(one: PathPattern, other: PathPattern) -> bool:

@@ -54,7 +54,7 @@ services = ["crm", "vault"]
 max-ttl = "15m"
 approvals = 1
 approvers = ["role:approver"]
-when = { hours = "Mon-Fri 08:00-18:00", timezone = "UTC", max-per-day = 10, require-reason = true }
+when = { hours = "Mon-Fri 08:00-18:00", timezone = "UTC", require-reason = true }
 [[escalations]]
 id = "by-itself"
 agents = ["researcher"]
@@ -101,7 +101,6 @@ def test_an_agent_reaches_what_it_may_do_and_what_it_may_ask_for(policy: Policy)
     assert found.reaches[2].conditions == (
         "for 15m",
         "approved by 1 of role:approver",
-        "10 a day",
         "in its hours",
         "with a reason",
     )
