@@ -47,22 +47,67 @@ _TOKEN = re.compile(
 )
 
 
+# A whole line that says at a glance what it is: nothing, a header, or a pair of a bare key and a value without escapes.
+_PLAIN = re.compile(
+    r"""[ \t]*+(?:
+        (?P<key>[A-Za-z0-9_-]++)[ \t]*+=(?P<value>(?:[^"'\#\n]|"[^"\\\n]*+"(?!")|'[^'\n]*+'(?!'))*+)
+      | (?P<header>\[\[?)(?P<name>[A-Za-z0-9_.-]++)\]\]?[ \t]*+
+    )?+(?:\#[^\n]*+)?\r?\n""",
+    re.VERBOSE,
+)
+_STRING = re.compile(r""""[^"\n]*"|'[^'\n]*'""")
+
+
 def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Each header or pair: its first line and its tokens. Newlines in brackets and strings do not end one."""
-    line, start, depth = 1, 1, 0
+    """Each header or pair: its first line and its first tokens, all of its key among them."""
+    text += "\n"
+    line, at = 1, 0
+    while at < len(text):
+        plain = _PLAIN.match(text, at)
+        if plain and _is_one_line(plain["value"]):
+            at, ends = plain.end(), line + 1
+            tokens = _tokens(plain)
+        else:
+            at, ends, tokens = _statement(text, at, line)
+        if tokens:
+            # A statement begins at its first token: what is before it are blanks and comments, without a newline.
+            yield line, tokens
+        line = ends
+
+
+def _is_one_line(value: str | None) -> bool:
+    """Whether the brackets of a value end where its line does."""
+    if value is None or not ("[" in value or "{" in value):
+        return True
+    bare = _STRING.sub("", value)
+    return bare.count("[") == bare.count("]") and bare.count("{") == bare.count("}")
+
+
+def _tokens(plain: re.Match[str]) -> list[str]:
+    if key := plain["key"]:
+        return [key, "="]
+    if not plain["header"]:
+        return []
+    return [*plain["header"], *plain["name"].split("."), *("]" for _ in plain["header"])]
+
+
+def _statement(text: str, at: int, line: int) -> tuple[int, int, list[str]]:
+    """Where the statement that begins at ``at`` ends, the line after it, and its tokens.
+
+    Newlines in brackets and strings do not end one.
+    """
+    depth = 0
     tokens: list[str] = []
-    for match in _TOKEN.finditer(text + "\n"):
+    for match in _TOKEN.finditer(text, at):
         piece, kind = match[0], match.lastgroup
+        line += piece.count("\n")
         if kind == "newline" and depth == 0:
-            if tokens:
-                yield start, tokens
-            tokens = []
-        elif kind not in ("newline", "blank"):
-            start = start if tokens else line
+            return match.end(), line, tokens
+        if kind not in ("newline", "blank"):
             tokens.append(piece)
             if kind == "mark":
                 depth += (piece in "[{") - (piece in "]}")
-        line += piece.count("\n")
+    return len(text), line, tokens
 
 
 def _key(tokens: list[str], end: str) -> Path:

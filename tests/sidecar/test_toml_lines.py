@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -5,6 +6,7 @@ import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar import toml_lines
 from sidecar.toml_lines import Path, key_lines
 
 DOCUMENT = '''\
@@ -129,3 +131,29 @@ def inline(value: object) -> str:
             return f"{{{', '.join(f'{quote(k)} = {inline(v)}' for k, v in value.items())}}}"
         case _:
             return str(value)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "[a]", "[[b]]", "[a.c]", '["q".x]', "[[b.d]]", " [ a . z ]", "k = 1", 'k2 = "x#y" # c', "k3 = [", '"x[",',
+                "]", 'k4 = ["]"]', 'k5 = [ "]",', 'k6 = """', "text", '"""', "k7 = '''", "[x]", "'''", "# [x]", "",
+                'k8 = { a = 1, b = ["x"] }', '"q k" = 2', "a.b.c = 3", "k9 = 'a' # '", 'k10 = "a\\"[b"', 'k13 = ""',
+                'k12 = ["a", "b"]\r', "k14 = [[1],[2]]", 'k15="""x"""',
+            ]
+        ),
+        max_size=9,
+    )
+)  # fmt: skip
+def test_lines_that_are_plain_at_a_glance_are_read_as_all_others(rows: list[str]) -> None:
+    """The shorter way finds what the longer one finds, in whatever is valid TOML."""
+    text = "\n".join(rows)
+    try:
+        tomli.loads(text)
+    except tomli.TOMLDecodeError:
+        return
+    found = key_lines(text)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(toml_lines, "_PLAIN", re.compile("(?!)"))
+        assert key_lines(text) == found
