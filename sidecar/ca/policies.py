@@ -84,6 +84,7 @@ class PolicyDesk:
             if self._approvals() > 1:
                 return await self._propose(policy.digest, wish, author, warnings)
             edition = _edition(policy.digest, len(text), author, "", terms)
+            self._office.member().offer(policy)
             return await self._publish(edition, warnings)
 
     async def approve(self, approval: Approval, approver: str) -> Answer:
@@ -95,6 +96,7 @@ class PolicyDesk:
             policy = await self._checked(load_aside, text, FILE, POLICY_BYTES)
             warnings = await self._judge(policy, terms)
             edition = _edition(proposal.digest, len(text), proposal.author, approver, terms)
+            self._office.member().offer(policy)
             answer = await self._publish(edition, warnings)
             await self._in_thread(self._office.signer.register.drop_proposal, proposal.digest)
         return answer

@@ -49,6 +49,7 @@ from sidecar.gossip.ledger import Ledger
 from sidecar.gossip.policies import Loaded, Policies
 from sidecar.gossip.store import Store, is_restriction, stages
 from sidecar.objects import Objects
+from sidecar.policy.model import Policy as CompiledPolicy
 from sidecar.snapshot import Moment, Snapshot
 from sidecar.wire import Fetch, Ids, Object, Statements, Summary, Want
 
@@ -138,6 +139,10 @@ class Member:
         entry = self.store.newest("member", f"operator/{name}")
         member = getattr(entry.statement.body, "member", None) if entry else None
         return member if isinstance(member, Operator) else None
+
+    def offer(self, policy: CompiledPolicy) -> None:
+        """What is about to be published here is compiled already."""
+        self._policies.offer(policy)
 
     # -- start
 

@@ -40,6 +40,7 @@ class Policies:
         self._send = send
         self._fetching = Fetching(MAX_OBJECT_BYTES)
         self._refused: Edition | None = None
+        self._offered: Policy | None = None
         self._last: tuple[str, bytes | None] = "", None
         # Of its own: a policy that takes seconds to compile must not keep a revocation from the disk.
         self._threads = trio.CapacityLimiter(2)
@@ -61,14 +62,20 @@ class Policies:
                 return None
             self._fetching.stop()
             name = f"policy {named.sequence}"
-            policy = await trio.to_thread.run_sync(
-                load_aside, text, name, POLICY_BYTES, limiter=self._threads
-            )
+            policy = self._take_offer(named.digest)
+            if policy is None:
+                policy = await trio.to_thread.run_sync(
+                    load_aside, text, name, POLICY_BYTES, limiter=self._threads
+                )
             if missing := sorted(policy.requires - ENFORCED):
                 raise LocalError(f"it requires {', '.join(missing)}, which this version has not")
         except (ConfigError, LocalError) as error:
             return self._refuse(named, current, str(error).partition("\n")[0])
         return Loaded(named.sequence, named.digest, policy)
+
+    def offer(self, policy: Policy) -> None:
+        """Compiled already, by who is about to publish it: it need not be read again. The next one takes its place."""
+        self._offered = policy
 
     async def check(self, named: Edition) -> None:
         """At start: raises LocalError when the text was here and is damaged."""
@@ -101,6 +108,10 @@ class Policies:
             log.error("a policy text cannot be kept", why=str(error))
             return False
         return True
+
+    def _take_offer(self, digest: str) -> Policy | None:
+        offered, self._offered = self._offered, None
+        return offered if offered and offered.digest == digest else None
 
     def _packed(self, digest: str) -> bytes | None:
         """The deflated text, if it is held; in a thread. A large one is kept as long as peers fetch its parts."""

@@ -9,6 +9,7 @@ from sidecar.gossip.texts import PART_BYTES
 from sidecar.objects import Objects
 from sidecar.packed import unpack
 from sidecar.policy.features import ENFORCED, Feature
+from sidecar.policy.load import load_policy
 from sidecar.wire import Fetch, Object
 from tests.sidecar.ca.world import POLICY
 
@@ -72,3 +73,26 @@ async def test_a_large_policy_is_put_in_force_without_an_option(desk: Desk) -> N
     loaded = await desk.policies.prepare(named(text), Loaded(), [])
     assert loaded is not None
     assert (loaded.sequence, loaded.fault, loaded.policy is not None) == (3, "", True)
+
+
+async def test_what_is_offered_is_not_read_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and only for the text that it was made of: the CA has compiled what it is about to publish."""
+    text, other = POLICY.encode(), POLICY.encode() + b"# other\n"
+    desk.objects.put(text)
+    desk.objects.put(other)
+    read: list[bytes] = []
+
+    def load(text: bytes, name: str, limit: int) -> object:
+        read.append(text)
+        return load_policy(text, name, limit)
+
+    monkeypatch.setattr("sidecar.gossip.policies.load_aside", load)
+    policy = load_policy(text, "policy.toml")
+    desk.policies.offer(policy)
+    loaded = await desk.policies.prepare(named(text), Loaded(), [])
+    assert loaded is not None
+    assert (loaded.policy is policy, read) == (True, [])
+    desk.policies.offer(policy)
+    for one in (other, text):
+        assert await desk.policies.prepare(named(one), Loaded(), []) is not None
+    assert read == [other, text]
