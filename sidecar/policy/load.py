@@ -1,7 +1,7 @@
 """From the text of a policy file to a policy: checked whole, every fault at once."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -53,10 +53,15 @@ def load_policy(
     """
     document = parse_document(text, name, limit)
     tables = document.load(PolicyTables, Defined.by(document.tables, enforced))
+    is_large = len(text) > TOML_BYTES
+    if is_large:
+        _let_go(*(value for value in document.tables.values() if isinstance(value, list)))
     reading = _Reading(tables, document, _segments(tables, document))
     policy = reading.policy(hashlib.sha256(text).hexdigest())
-    if len(text) > TOML_BYTES:
-        _let_go(document, tables)
+    if is_large:
+        rules: list[list[Any]] = [[*tables.grants], [*tables.denies]]
+        vars(tables).clear()  # the lists are now all that holds them
+        _let_go(*rules, document.lines)
     return policy
 
 
@@ -182,17 +187,13 @@ class _Reading:
             yield Expectation(row.agent, row.service, row.expect, self._line("tests", index), call)
 
 
-def _let_go(document: Document, tables: PolicyTables) -> None:
-    """Free a large file bit by bit: all at once, nothing else would run for a quarter of a second."""
-    lists: list[list[Any]] = [value for value in document.tables.values() if isinstance(value, list)]
-    lists += [[*tables.grants], [*tables.denies]]
-    vars(tables).clear()  # the lists are now all that holds the rules
-    for held in lists:
-        while held:
-            del held[-FREED_AT_ONCE:]
-    lines = document.lines
-    while isinstance(lines, dict) and lines:
-        lines.popitem()
+def _let_go(*held: list[Any] | Mapping[Any, Any]) -> None:
+    """Free what a large file was read into, bit by bit: all at once, nothing else would run for a quarter of a second."""
+    for one in held:
+        while isinstance(one, list) and one:
+            del one[-FREED_AT_ONCE:]
+        while isinstance(one, dict) and one:
+            one.popitem()
 
 
 def _binding(row: BindingTable, line: int) -> Binding:
