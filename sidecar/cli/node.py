@@ -94,6 +94,8 @@ def _state(answer: dict[str, Any]) -> list[str]:
         if policy["sequence"]
         else "  policy     none: everything is refused",
     ]
+    if canary := answer.get("canary"):
+        lines.append(f"  canary     sequence {canary['sequence']} on {_listed(canary['nodes'])}")
     if policy["fault"]:
         lines.append(f"  POLICY     {policy['fault']}; the old one stays")
     if answer["unready"]:

@@ -108,6 +108,10 @@ def test_a_cas_status_leaves_out_what_only_nodes_have(daemon: FakeDaemon) -> Non
             {"policy": {"sequence": 3, "digest": "ab" * 32, "fault": "policy 4: bad"}},
             "  POLICY     policy 4: bad; the old one stays",
         ),
+        (
+            {"canary": {"sequence": 4, "digest": "cd" * 32, "nodes": ["tools-1", "tools-2"]}},
+            "  canary     sequence 4 on tools-1, tools-2",
+        ),
         ({"unready": "disk full"}, "  UNREADY    disk full"),
         ({"refused": {"protocol": 2, "handshake": 9}}, "  refused    handshake 9, protocol 2"),
         (
