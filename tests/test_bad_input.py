@@ -262,9 +262,9 @@ id = 7
 POLICY_FAULTS = (
     'services.wiki2.segment: there is no segment "retrival" (did you mean "retrieval"?)',
     'services.wiki2.protocl: unknown key (did you mean "protocol"?)',
-    'grants[1].agents[0]: there is no agent "reseacher" (did you mean "researcher"?)',
-    'grants[1].services[0]: there is no service "wikki" (did you mean "wiki"?)',
-    "grants[2].id: must be a string",
+    '.agents[0]: there is no agent "reseacher" (did you mean "researcher"?)',
+    '.services[0]: there is no service "wikki" (did you mean "wiki"?)',
+    ".id: must be a string",
 )
 
 
