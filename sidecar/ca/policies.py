@@ -36,7 +36,7 @@ from sidecar.packed import pack, unpack
 from sidecar.policy import model
 from sidecar.policy.check import Severity, check
 from sidecar.policy.obstacles import Terms, obstacles
-from sidecar.snapshot import Facts
+from sidecar.snapshot import Facts, Roster, Snapshot
 
 PROPOSAL_LIFE = HOUR
 FILE = "policy"
@@ -189,7 +189,7 @@ class PolicyDesk:
         locks = [lock for lock in snapshot.restrictions.locks if floor < lock.until]
         examine = partial(check, policy, snapshot.roster, dev=self._office.dev, now=self._office.clock.wall())
         findings = await self._checked(examine)
-        findings += obstacles(policy, snapshot.policy, snapshot.roster, locks, terms)
+        findings += obstacles(policy, snapshot.policy, _members(snapshot), locks, terms)
         faults = [
             Fault(one.fault(FILE).where, one.what, one.hint)
             for one in findings
@@ -240,6 +240,13 @@ class PolicyDesk:
 
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
         return await trio.to_thread.run_sync(work, *args, limiter=self._thread)
+
+
+def _members(snapshot: Snapshot) -> Roster:
+    """The nodes that are not revoked: what another one lacks, nobody waits for."""
+    revoked = snapshot.restrictions.revocation_of
+    nodes = {name: node for name, node in snapshot.roster.nodes.items() if not revoked(Facts(nodes=(name,)))}
+    return Roster(nodes, snapshot.roster.operators)
 
 
 def _edition(digest: str, size: int, author: str, approver: str, terms: Terms) -> Policy | Canary:

@@ -128,6 +128,15 @@ async def test_a_node_that_cannot_do_what_is_required_is_stranded_by_name_only(m
     assert (await mesh.apply(text, strand=["agents-1", "tools-1"]))["state"] == "applied"
 
 
+async def test_nobody_waits_for_a_node_that_is_revoked(mesh: Bureau) -> None:
+    """It takes up no policy, whatever it lacks."""
+    carol = await mesh.enlist("carol", "responder")
+    await mesh.hears(carol.says("revocation", revocation("node", "agents-1")))
+    with pytest.raises(ConfigError) as refused:
+        await mesh.apply('requires = ["tcp"]\n' + POLICY)
+    assert [fault.what for fault in refused.value.faults] == ["node tools-1 lacks tcp"]
+
+
 # Versions
 
 
