@@ -52,6 +52,7 @@ class IdTokens:
         self._clock = clock
         self._keys: Keys = {}
         self._asked: Boot | None = None
+        self._trouble = ""
         self._turn = trio.Lock()
         self._thread = trio.CapacityLimiter(1)
 
@@ -67,13 +68,16 @@ class IdTokens:
         async with self._turn:
             if self._is_due(kid):
                 await self._refresh(oidc)
+        if not self._keys:
+            raise LocalError(f"{oidc.jwks}: {self._trouble}")
         rules = TokenRules(oidc.issuer, oidc.audience, oidc.claim, oidc.max_age)
         return await self._in_thread(check_id_token, token, self._keys, rules, self._clock.wall())
 
     def _is_due(self, kid: str) -> bool:
         if self._asked is None:
             return True
-        wait = KEYS_SECONDS if not kid or kid in self._keys else RETRY_SECONDS
+        is_held = bool(self._keys) and (not kid or kid in self._keys)
+        wait = KEYS_SECONDS if is_held else RETRY_SECONDS
         return self._clock.boot() - self._asked >= wait * SECOND
 
     async def _refresh(self, oidc: Oidc) -> None:
@@ -82,9 +86,8 @@ class IdTokens:
             data = await self._fetch(oidc)
             self._keys = await self._in_thread(read_keys, data)
         except LockgateError as error:
-            log.error("the keys of the issuer of ID tokens cannot be had", why=str(error))
-            if not self._keys:
-                raise LocalError(f"{oidc.jwks}: {error}") from None
+            self._trouble = str(error)
+            log.error("the keys of the issuer of ID tokens cannot be had", why=self._trouble)
 
     async def _fetch(self, oidc: Oidc) -> bytes:
         if not oidc.jwks.startswith(HTTPS):
