@@ -196,8 +196,8 @@ class Exchange:
         while not ended:
             try:
                 found, ended = await self._more()
-                passed = b"".join([looking.feed(bytes(one)) for one in found])
-                passed += looking.end() if ended else b""
+                passed = b"".join([await looking.feed(bytes(one)) for one in found])
+                passed += await looking.end() if ended else b""
             except RemoteError as error:
                 if not self.tally.status:
                     raise ToolFailedError(f"the tool's response is refused: {error}") from None

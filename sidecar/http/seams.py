@@ -98,10 +98,10 @@ class Filter(Protocol):
     """Whether the response's head waits for the first byte that comes out: a filter that gives nothing before
     :meth:`end` can then still have the whole response refused. A stream of events cannot wait for its first."""
 
-    def feed(self, data: bytes) -> bytes:
+    async def feed(self, data: bytes) -> bytes:
         """The next piece of the body; what to pass on now."""
 
-    def end(self) -> bytes:
+    async def end(self) -> bytes:
         """The body ended; the rest."""
 
 

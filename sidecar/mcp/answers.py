@@ -13,8 +13,9 @@ filtered by its shape. Requests and notifications of the server pass; their meth
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pki.errors import RemoteError
 from sidecar.mcp import json
@@ -24,6 +25,8 @@ from sidecar.mcp.methods import METHODS, PROMPTS_GET, RESOURCES_READ, SERVER_MET
 from sidecar.policy.operation import TOOLS_CALL, Json, McpCall
 
 MAX_LIST_BYTES = json.ANSWER.size
+MAX_ITEMS = 1_000
+"""In one list: each is decided on. A server with more has pages."""
 MAX_TAP_BYTES = 256 * 1024
 """Of an answer that passes as it comes: looked through for what the server asks back, if it is no longer."""
 
@@ -41,6 +44,9 @@ _CALLS = {
 LISTS = tuple(sorted({known.listed for known in METHODS.values()} - {""}))
 
 
+T = TypeVar("T")
+
+
 class View(Protocol):
     """Who looks."""
 
@@ -51,6 +57,12 @@ class View(Protocol):
         """Whether a tool is as it was pinned; a new one is pinned by this."""
 
 
+class Aside(Protocol):
+    """How what takes long is done: :func:`sidecar.mcp.aside.aside`."""
+
+    async def __call__(self, work: Callable[[], T], size: int) -> T: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Watch:
     """How an answer is looked at. ``listed``: what it lists, :data:`ANY_LIST`, or empty for what lists nothing."""
@@ -59,6 +71,7 @@ class Watch:
     listed: str
     note: Callable[[str], None]
     """Takes the method of each message that the server sends of its own accord."""
+    aside: Aside
 
 
 class Pass:
@@ -71,16 +84,16 @@ class Pass:
         self._seen = bytearray()
         self._size = 0
 
-    def feed(self, data: bytes) -> bytes:
+    async def feed(self, data: bytes) -> bytes:
         self._size += len(data)
         if self._size <= MAX_TAP_BYTES:
             self._seen += data
         return data
 
-    def end(self) -> bytes:
+    async def end(self) -> bytes:
         if self._size <= MAX_TAP_BYTES:
             try:
-                message = json.parse(bytes(self._seen), json.ANSWER)
+                message = await _message(bytes(self._seen), self._watch)
             except RemoteError:
                 return b""
             _note(message, self._watch)
@@ -96,14 +109,16 @@ class ListFilter:
         self._watch = watch
         self._held = bytearray()
 
-    def feed(self, data: bytes) -> bytes:
+    async def feed(self, data: bytes) -> bytes:
         self._held += data
         if len(self._held) > MAX_LIST_BYTES:
             raise RemoteError(f"a list of over {MAX_LIST_BYTES} bytes")
         return b""
 
-    def end(self) -> bytes:
-        return json.render(_filtered(_message(bytes(self._held)), self._watch)) if self._held else b""
+    async def end(self) -> bytes:
+        if not self._held:
+            return b""
+        return json.render(_filtered(await _message(bytes(self._held), self._watch), self._watch))
 
 
 class EventFilter:
@@ -115,28 +130,28 @@ class EventFilter:
         self._watch = watch
         self._reader = Reader()
 
-    def feed(self, data: bytes) -> bytes:
-        return b"".join(map(self._passed, self._reader.feed(data)))
+    async def feed(self, data: bytes) -> bytes:
+        return b"".join([await self._passed(event) for event in self._reader.feed(data)])
 
-    def end(self) -> bytes:
+    async def end(self) -> bytes:
         """An event without its end is none."""
         return b""
 
-    def _passed(self, event: Event | None) -> bytes:
+    async def _passed(self, event: Event | None) -> bytes:
         if event is None:
             return KEEP_ALIVE
         if event.type not in ("", "message"):
             return b""
-        if not event.data:
+        if not event.data or (not self._watch.listed and len(event.data) > MAX_TAP_BYTES):
             return event.spelled()
-        message = _message(event.data.encode())
+        message = await _message(event.data.encode(), self._watch)
         _note(message, self._watch)
         spelled = json.render(_filtered(message, self._watch)).decode()
         return Event(spelled, event.type, event.id, event.retry).spelled()
 
 
-def _message(data: bytes) -> dict[str, Json]:
-    message = json.parse(data, json.ANSWER)
+async def _message(data: bytes, watch: Watch) -> dict[str, Json]:
+    message = await watch.aside(partial(json.parse, data, json.ANSWER), len(data))
     if not isinstance(message, dict):
         raise RemoteError("an answer that is no JSON-RPC message")
     return message
@@ -146,17 +161,16 @@ def _filtered(message: dict[str, Json], watch: Watch) -> dict[str, Json]:
     result = message.get("result")
     if not isinstance(result, dict):
         return message
-    lists = LISTS if watch.listed == ANY_LIST else (watch.listed,)
-    for key in lists:
-        if key in result:
+    for key in LISTS:
+        if key in result and watch.listed in (key, ANY_LIST):
             result = _cut_down(result, key, watch.view)
     return {**message, "result": result}
 
 
 def _cut_down(result: dict[str, Json], key: str, view: View) -> dict[str, Json]:
     items = result[key]
-    if not isinstance(items, list):
-        raise RemoteError(f"{key}: no list")
+    if not isinstance(items, list) or len(items) > MAX_ITEMS:
+        raise RemoteError(f"{key}: no list of at most {MAX_ITEMS}")
     shown: list[Json] = [item for item in items if isinstance(item, dict) and _is_shown(item, key, view)]
     cut = {**result, key: shown}
     if "cacheScope" in cut:

@@ -10,12 +10,14 @@ Nothing else of the server is reachable: one path, these three methods. The rest
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from pki.errors import RemoteError
 from sidecar.http.refusal import json_answer
 from sidecar.http.seams import Answer, Asked, Body, Fields, Filter, Head, Judge, MalformedError, Refusal
 from sidecar.mcp import headers, json, message
 from sidecar.mcp.answers import ANY_LIST, EventFilter, ListFilter, Pass, Watch
+from sidecar.mcp.aside import aside
 from sidecar.mcp.message import Kind, Message, Unread
 from sidecar.mcp.owners import Owners
 from sidecar.mcp.pins import Pins
@@ -65,7 +67,7 @@ class McpDialect:
         if head.call.query:
             raise MalformedError("the MCP endpoint takes no query")
         if head.method == b"POST":
-            return self._posted(head, await body.whole(json.REQUEST.size))
+            return await self._posted(head, await body.whole(json.REQUEST.size))
         if head.method not in _STREAMS or head.upgrades:
             raise MalformedError("MCP has POST, GET and DELETE", status=405)
         await body.whole(0)
@@ -85,6 +87,9 @@ class McpDialect:
     def filter(self, asked: Asked, status: int, fields: Fields) -> Filter | None:
         """Lists are cut down, and what the server asks is noted. Raises RemoteError."""
         asked_of = asked.message if isinstance(asked, McpAsked) else None
+        names = [name for name, _ in fields if name in (headers.SESSION, b"content-type")]
+        if len(set(names)) != len(names):  # Clients differ in which they take.
+            raise RemoteError("the MCP server says twice what it may say once")
         number = headers.one(fields, headers.SESSION)
         if number is not None and not self.server.owners.take(self.server.service, number, self.session):
             raise RemoteError("a session of the MCP server that another session of ours has")
@@ -92,12 +97,12 @@ class McpDialect:
         if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in fields):
             raise RemoteError("the MCP server sends what was not asked for: a compressed answer")
         listed = asked_of.listed if asked_of else ANY_LIST
-        watch = Watch(self, listed, self.note)
+        watch = Watch(self, listed, self.note, aside)
         if media == "text/event-stream":
             return EventFilter(watch)
         if media == "application/json":
             return ListFilter(watch) if listed else Pass(watch)
-        if asked_of and listed and 200 <= status < 300:
+        if listed and asked.call.method != CLOSE and 200 <= status < 300:
             raise RemoteError("the MCP server answers a list neither in JSON nor in events")
         return None
 
@@ -109,12 +114,12 @@ class McpDialect:
         """Whether a tool is as it was pinned."""
         return self.server.pins.see(self.server.service, tool, self.server.policy())
 
-    def _posted(self, head: Head, body: bytes) -> McpAsked:
-        found = message.read(body, head.fields)
+    async def _posted(self, head: Head, body: bytes) -> McpAsked:
+        found, forwarded = await aside(partial(_read, body, head.fields), len(body))
         if isinstance(found, Unread):
             raise self._malformed(found)
         self._require_owner(head.fields)
-        return McpAsked(self._call(found), found.forwarded(), found)
+        return McpAsked(self._call(found), forwarded, found)
 
     def _call(self, found: Message) -> McpCall:
         """The one call that is judged: of several, which only a subscription has, one that would be refused."""
@@ -133,3 +138,9 @@ class McpDialect:
     def _malformed(self, unread: Unread) -> MalformedError:
         self._unread = unread
         return MalformedError(unread.fault.hint)
+
+
+def _read(body: bytes, fields: Fields) -> tuple[Message | Unread, bytes]:
+    """The message, and what goes on of it."""
+    found = message.read(body, fields)
+    return found, found.forwarded() if isinstance(found, Message) else b""

@@ -42,8 +42,8 @@ class Limits:
 
 REQUEST = Limits(size=4 * 1024 * 1024, depth=64)
 """The official servers take as much."""
-ANSWER = Limits(size=4 * 1024 * 1024, depth=128, strict=False)
-"""Of a tool: a schema may say ``"maximum": 18446744073709551615``."""
+ANSWER = Limits(size=1024 * 1024, depth=128, strict=False)
+"""Of a tool, as much as the official clients take in one event: a schema may say ``"maximum": 18446744073709551615``."""
 
 _BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 """A string, or a bracket outside of one. Possessive: linear whatever stands in it."""

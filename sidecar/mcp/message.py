@@ -72,10 +72,6 @@ class Message:
         """The bytes that go on: the spelling of what was read, not the caller's."""
         return json.render(self.body)
 
-    def digest(self) -> str:
-        """Of the arguments, for the record; empty where there are none."""
-        return json.digest(dict(self.calls[0].arguments)) if self.calls and self.calls[0].arguments else ""
-
 
 @dataclass(frozen=True, slots=True)
 class Unread:
@@ -174,7 +170,9 @@ def _calls(method: str, known: Method, params: dict[str, Json]) -> tuple[McpCall
         case About.NAME:
             if "task" in params:
                 raise RemoteError("params: tasks are not supported; call without task")
-            return (McpCall(method, _name(params.get("name")), _arguments(params)),)
+            arguments = _arguments(params)
+            digest = json.digest(arguments) if arguments else ""
+            return (McpCall(method, _name(params.get("name")), arguments, digest),)
         case About.URI:
             return (McpCall(method, _uri(params.get("uri"))),)
         case About.REFERENCE:

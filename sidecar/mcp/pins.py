@@ -9,6 +9,7 @@ tool must have been listed once before it can be called.
 Annotations are the tool's own word of how harmless it is: they are believed only when they raise the risk.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -70,6 +71,7 @@ class Pins:
 
     def __init__(self, known: Mapping[Key, Pin], changed: Changed = lambda _key, _pin: None) -> None:
         self._pins = dict(known)
+        self._count = Counter(service for service, _ in self._pins)
         self._changed = changed
 
     def __iter__(self) -> Iterator[tuple[Key, Pin]]:
@@ -82,10 +84,11 @@ class Pins:
             return False
         key, seen = (service, name), digest(tool)
         pin = self._pins.get(key)
-        if pin is None and sum(known == service for known, _ in self._pins) >= MAX_TOOLS:
+        if pin is None and self._count[service] >= MAX_TOOLS:
             return False
         made = replace(pin, seen=seen, risk=hinted_risk(tool)) if pin else Pin(seen, seen, hinted_risk(tool))
         if made != pin:
+            self._count[service] += pin is None
             self._pins[key] = made
             self._changed(key, made)
         return seen == policy.get(key, made.approved)

@@ -36,12 +36,13 @@ class McpCall:
     """One JSON-RPC request or notification of an MCP client.
 
     ``method`` is JSON-RPC's; ``name`` the tool, prompt, or resource URI that it is about, empty for methods without
-    one; ``arguments`` those of a tool or prompt.
+    one; ``arguments`` those of a tool or prompt, ``digest`` the hex SHA-256 of their canonical JSON, for the record.
     """
 
     method: str
     name: str = ""
     arguments: Mapping[str, Json] = field(default_factory=dict, repr=False)
+    digest: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

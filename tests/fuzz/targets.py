@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
+
+import h11
 
 from pki import codec
 from pki.authority.id_token import TokenRules, check_id_token, read_keys
@@ -17,9 +20,13 @@ from sidecar import wire
 from sidecar.address import Address
 from sidecar.audit.chain import unseal
 from sidecar.config import load_ca_config, load_node_config
+from sidecar.http.messages import Messages
+from sidecar.http.normal import normal_target, query_pairs
+from sidecar.http.seams import MalformedError
 from sidecar.mcp import json, message
 from sidecar.mcp.answers import ANY_LIST, EventFilter, ListFilter, Watch
 from sidecar.mcp.pins import digest
+from sidecar.packed import unpack
 from sidecar.policy.load import load_policy
 from sidecar.policy.operation import Json, McpCall
 from sidecar.proxy.local_certificate import Pin
@@ -29,6 +36,9 @@ from tests.authority import NOW, SESSION, tiny_ca
 
 BUNDLE = tiny_ca().bundle
 RULES = TokenRules("https://login.example.org", "lockgate", "sub", NOW)
+
+
+T = TypeVar("T")
 
 
 def frames(data: bytes) -> None:
@@ -139,15 +149,54 @@ class _Everything:
         return bool(digest(tool))
 
 
+async def _at_once(work: Callable[[], T], size: int) -> T:
+    return work()
+
+
 def mcp_answers(data: bytes) -> None:
     """In events, and whole."""
-    watch = Watch(_Everything(), ANY_LIST, lambda _method: None)
+    watch = Watch(_Everything(), ANY_LIST, lambda _method: None, _at_once)
     for looking in (EventFilter(watch), ListFilter(watch)):
         try:
-            looking.feed(data)
-            looking.end()
+            for coroutine in (looking.feed(data), looking.end()):
+                with suppress(StopIteration):
+                    coroutine.send(None)
         except RemoteError:
             continue
+
+
+def http_messages(data: bytes) -> None:
+    """Requests, and responses to one, fed in two pieces and read to the end."""
+    for role in (h11.SERVER, h11.CLIENT):
+        messages = Messages(role)
+        if role is h11.CLIENT:
+            messages.write(h11.Request(method=b"GET", target=b"/", headers=[(b"Host", b"h")]))
+            messages.write(h11.EndOfMessage())
+        try:
+            _read_messages(messages, [data[: len(data) // 2], data[len(data) // 2 :], b""])
+        except MalformedError:
+            continue
+
+
+def _read_messages(messages: Messages, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        messages.feed(piece)
+        if messages.is_complete and not messages.is_idle and messages.head() is None:
+            continue
+        while not messages.is_complete and messages.part() is not None:
+            pass
+
+
+def http_targets(data: bytes) -> None:
+    """A target has a normal form, and that is its own."""
+    path, query = normal_target(data)
+    query_pairs(query)
+    assert normal_target(f"{path}?{query}".encode()) == (path, query)
+
+
+def packed(data: bytes) -> None:
+    """A policy's text as it travels."""
+    unpack(data, 65_536)
 
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] = {
@@ -162,10 +211,13 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] 
     "texts": (texts, ()),
     "statements": (statements, (RemoteError,)),
     "pem": (pem, (RemoteError,)),
+    "packed": (packed, (RemoteError,)),
     "policies": (policies, (ConfigError,)),
     "configs": (configs, ()),
     "audit-lines": (audit_lines, (RemoteError,)),
     "kernel-replies": (kernel_replies, (LocalError,)),
+    "http-messages": (http_messages, ()),
+    "http-targets": (http_targets, (MalformedError,)),
     "mcp-documents": (mcp_documents, (RemoteError,)),
     "mcp-messages": (mcp_messages, ()),
     "mcp-answers": (mcp_answers, ()),

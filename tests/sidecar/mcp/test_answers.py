@@ -1,6 +1,6 @@
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -11,8 +11,10 @@ from sidecar.http.seams import Filter
 from sidecar.mcp.answers import (
     ANY_LIST,
     LISTS,
+    MAX_ITEMS,
     MAX_LIST_BYTES,
     MAX_TAP_BYTES,
+    UNKNOWN,
     EventFilter,
     ListFilter,
     Pass,
@@ -20,6 +22,8 @@ from sidecar.mcp.answers import (
 )
 from sidecar.mcp.events import KEEP_ALIVE, Event
 from sidecar.policy.operation import Json, McpCall
+
+T = TypeVar("T")
 
 MAY_CALL = [
     McpCall("tools/call", "get"),
@@ -40,14 +44,27 @@ class Eyes:
         return tool.get("name") != "drifted"
 
 
+async def at_once(work: Callable[[], T], size: int) -> T:
+    """Nothing is done aside."""
+    return work()
+
+
 def through(
     make: Callable[[Watch], Filter], listed: str, data: bytes, step: int = 7
 ) -> tuple[bytes, list[str]]:
-    """What passes, and what is noted."""
+    """What passes, and what is noted. Without a loop: nothing in it waits."""
     noted: list[str] = []
-    looking = make(Watch(Eyes(), listed, noted.append))
-    passed = b"".join(looking.feed(data[at : at + step]) for at in range(0, len(data), step))
-    return passed + looking.end(), noted
+    looking = make(Watch(Eyes(), listed, noted.append, at_once))
+    passed = b"".join(_run(looking.feed(data[at : at + step])) for at in range(0, len(data), step))
+    return passed + _run(looking.end()), noted
+
+
+def _run(coroutine: Coroutine[object, object, bytes]) -> bytes:
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return bytes(done.value)
+    raise AssertionError("it waits")
 
 
 def result(**members: Any) -> dict[str, Any]:
@@ -108,6 +125,30 @@ def test_an_empty_answer_stays_empty() -> None:
     assert through(ListFilter, "tools", b"") == (b"", [])
 
 
+def test_a_list_has_so_many_items() -> None:
+    """Each is decided on, and meanwhile everybody waits."""
+    few, many = (json.dumps(result(tools=[{"name": "get"}] * n)).encode() for n in (MAX_ITEMS, MAX_ITEMS + 1))
+    assert through(ListFilter, "tools", few, step=65_536)[0]
+    with pytest.raises(RemoteError, match="no list of at most"):
+        through(ListFilter, "tools", many, step=65_536)
+
+
+def test_a_long_event_of_a_tool_s_own_answer_passes_unread() -> None:
+    """An image, for one; where lists are, it is read all the same."""
+    event = Event(json.dumps(result(content="x" * MAX_TAP_BYTES), separators=(",", ":"))).spelled()
+    assert through(EventFilter, "", event, step=65_536) == (event, [])
+    broken = Event("x" * (MAX_TAP_BYTES + 1)).spelled()
+    assert through(EventFilter, "", broken, step=65_536) == (broken, [])
+    with pytest.raises(RemoteError):
+        through(EventFilter, ANY_LIST, broken, step=65_536)
+
+
+def test_a_key_without_a_name_is_no_list() -> None:
+    """What lists nothing is not cut down."""
+    body = Event('{"result":{"":[{"name":"x"}]}}').spelled()
+    assert through(EventFilter, "", body) == (body, [])
+
+
 @pytest.mark.parametrize("data", [b"[]", b"{", b'{"result":{"tools":{}}}', b'{"a":1,"a":2}', b"\xff"])
 def test_a_list_that_cannot_be_read_does_not_pass(data: bytes) -> None:
     """A client might read it after all."""
@@ -132,6 +173,7 @@ def test_what_a_server_sends_of_its_own_accord_passes_and_is_noted() -> None:
     )
     sent = [Event(json.dumps(one, separators=(",", ":"))) for one in (asked, told, ends)]
     stream = b"".join(event.spelled() for event in sent)
+    assert through(EventFilter, "", b'data: {"method":"say anything"}\n\n')[1] == [UNKNOWN]
     methods = ["elicitation/create", "notifications/progress", "sampling/createMessage"]
     assert through(EventFilter, "", stream) == (stream, methods)
     body = json.dumps(ends).encode()
