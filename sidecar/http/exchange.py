@@ -141,7 +141,10 @@ class Exchange:
             await self._switch(response)
             return
         fields = tuple((bytes(name), bytes(value)) for name, value in response.headers)
-        looking = self.dialect.filter(self.asked, response.status_code, fields)
+        try:
+            looking = self.dialect.filter(self.asked, response.status_code, fields)
+        except RemoteError as error:
+            raise ToolFailedError(f"the tool's response is refused: {error}") from None
         if looking is not None:
             fields = tuple((name, value) for name, value in fields if name != b"content-length")
         kept = headers.response_fields(fields, self.request)

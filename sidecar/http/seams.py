@@ -118,7 +118,10 @@ class Dialect(Protocol):
         """``asked`` is None where the request could not be read."""
 
     def filter(self, asked: Asked, status: int, fields: Fields) -> Filter | None:
-        """For the response to ``asked`` with this final status and these fields; None: pass it as it comes."""
+        """For the response to ``asked`` with this final status and these fields; None: pass it as it comes.
+
+        Raises RemoteError for one that must not be passed on.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,9 +190,7 @@ def _is_shown(item: dict[str, Json], key: str, view: View) -> bool:
     )
 
 
-def _note(message: Json, watch: Watch) -> None:
-    if not isinstance(message, dict):
-        return
+def _note(message: dict[str, Json], watch: Watch) -> None:
     result = message.get("result")
     asked = result.get("inputRequests") if isinstance(result, dict) else None
     embedded = asked.values() if isinstance(asked, dict) else ()

@@ -10,9 +10,9 @@ from sidecar.mcp.owners import Owners
 from sidecar.mcp.pins import Pins
 from sidecar.mcp.refusal import META
 from sidecar.policy.operation import McpCall
-from tests.sidecar.http.world import FakeJudge, World, relay
+from tests.sidecar.http.world import FakeJudge, Serve, Tool, World, answers, relay
 from tests.sidecar.mcp.hostile import FAULTS, HEADER_TRICKS, HTTP_TRICKS, JSON_TRICKS, posted
-from tests.sidecar.mcp.messages import call, fields
+from tests.sidecar.mcp.messages import call, fields, request
 from tests.sidecar.mcp.official import MODES, Mode, client, official
 
 
@@ -168,7 +168,7 @@ ALL = [
 )
 async def test_a_server_hears_nothing_of_a_hostile_message(name: str, hostile: bytes) -> None:
     """It is refused, and the refusal is on record."""
-    async with hostile_world() as world:
+    async with hostile_world() as (world, _):
         answer = await world.ask(hostile)
         assert world.heard == b"", name
         assert world.judge.calls == []
@@ -180,23 +180,66 @@ async def test_a_server_hears_nothing_of_a_hostile_message(name: str, hostile: b
 @pytest.mark.parametrize(("name", "line", "status"), HTTP_TRICKS)
 async def test_only_the_endpoint_of_mcp_is_reachable(name: str, line: bytes, status: int) -> None:
     """A server may have other pages."""
-    async with hostile_world() as world:
+    async with hostile_world() as (world, _):
         answer = await world.ask(posted(b"{}", fields(), line))
         assert answer.startswith(b"HTTP/1.1 %d" % status), name
 
 
 async def test_what_follows_a_refusal_on_the_same_connection_is_judged_by_itself() -> None:
     """Nothing of a refused message is left over."""
-    async with hostile_world() as world:
+    async with hostile_world() as (world, _):
         for _, body in JSON_TRICKS[:3]:
             await world.ask(posted(body, fields()))
         assert b"yes" in await world.ask(posted(call("get"), fields()))
         assert world.heard.count(b"POST") == 1
 
 
+LISTS = posted(request("tools/list"), fields())
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Type: text/html",
+        b"X-Nothing: 1",
+        b"Content-Type: application/json\r\nContent-Type: text/event-stream",
+        b"Content-Type: application/json\r\nContent-Encoding: gzip",
+        b"Content-Type: application/json\r\nMcp-Session-Id: a\r\nMcp-Session-Id: b",
+        b"Content-Type: application/json\r\nMcp-Session-Id: another-s",
+    ],
+)
+async def test_an_answer_that_cannot_be_looked_at_does_not_pass(head: bytes) -> None:
+    """The agent learns that the tool is at fault, and sees nothing of the answer."""
+    body = b'{"result":{"tools":[{"name":"put"}]}}'
+    response = b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+    async with hostile_world(says_to_posts(response)) as (world, server):
+        server.owners.take("tickets", "another-s", "yours")
+        answer = await world.ask(LISTS)
+        assert b"target_unreachable" in answer
+        assert b"put" not in answer
+
+
+@pytest.mark.parametrize("more", [b"Mcp-Session-Id: a b", b"Mcp-Protocol-Version: 2031-01-01"])
+async def test_a_stream_is_asked_for_in_headers_that_can_be_relied_on(more: bytes) -> None:
+    """GET has no body to compare them with; the same rules count."""
+    async with hostile_world() as (world, _):
+        answer = await world.ask(b"GET /mcp HTTP/1.1\r\nHost: 127.0.0.1:15001\r\n%b\r\n\r\n" % more)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert world.heard == b""
+
+
+def says_to_posts(response: bytes) -> Serve:
+    async def serve(tool: Tool) -> None:
+        await tool.hear(b"}")
+        await tool.say(response)
+
+    return serve
+
+
 @asynccontextmanager
-async def hostile_world() -> AsyncIterator[World]:
+async def hostile_world(serve: Serve = answers) -> AsyncIterator[tuple[World, Server]]:
     judge = FakeJudge()
-    dialect = McpDialect(Server("tickets", Pins({}), Owners(), dict), "mine", judge, lambda _: None)
-    async with relay(dialect=dialect, judge=judge) as world:
-        yield world
+    server = Server("tickets", Pins({}), Owners(), dict)
+    dialect = McpDialect(server, "mine", judge, lambda _: None)
+    async with relay(serve, dialect=dialect, judge=judge) as world:
+        yield world, server
