@@ -177,6 +177,7 @@ def test_a_token_that_has_expired_stays_so_when_the_ca_s_clock_goes_back(mesh: J
 
 def test_a_session_that_has_expired_stays_so_when_its_node_s_clock_goes_back(mesh: Jumping) -> None:
     """Its certificate is valid by the wall clock again; the floor knows better."""
+    over = {"expired", "no_session"}  # Known still, or tidied away already.
     mesh.lifetimes(SHORT_LIFE)
     mesh.restart_under_its_clock("ca")
     mesh.ready("ca")
@@ -186,12 +187,12 @@ def test_a_session_that_has_expired_stays_so_when_its_node_s_clock_goes_back(mes
     until(mesh.opens, "the new session to pass")
     mesh.kill("ca")
     until(lambda: not mesh.opens(), "the session to expire")
-    until(lambda: mesh.refusals("agents-1")[-1] == "expired", "the refusal on record")
+    until(lambda: not mesh.opens() and mesh.refusals("agents-1")[-1] in over, "the refusal on record")
     with mesh.jumped("agents-1", "behind"):
         before = len(mesh.refusals("agents-1"))
         assert not mesh.opens()
         until(lambda: len(mesh.refusals("agents-1")) > before, "the refusal on record")
-        assert mesh.refusals("agents-1")[before:] == ["expired"]
+        assert set(mesh.refusals("agents-1")[before:]) <= over
     mesh.restart_under_its_clock("ca")
     mesh.ready("ca")
 
