@@ -155,7 +155,7 @@ class ServiceTable(Table):
     @field_validator("endpoint")
     @classmethod
     def _has_an_endpoint(cls, endpoint: str, info: ValidationInfo) -> str:
-        if info.data.get("protocol") is not Protocol.MCP:
+        if info.data.get("protocol", Protocol.MCP) is not Protocol.MCP:  # else it has a fault of its own
             raise fault("only mcp services have an endpoint", "paths of http are for grants")
         return endpoint
 
