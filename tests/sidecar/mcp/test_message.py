@@ -2,7 +2,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.mcp.message import Kind, Message, Unread, read
@@ -170,3 +170,55 @@ def test_any_message_is_read_or_not_and_never_half(body: dict[str, Any]) -> None
 def test_any_bytes_are_a_message_or_not(data: bytes) -> None:
     """Nothing is raised."""
     assert isinstance(read(data, fields()), Message | Unread)
+
+
+PIECES = [b'"', b"{", b"}", b"[", b",", b"\\", b"\\u0061", b"\\ud800", b"1e999", b"NaN", b"\xff", b"\xc5\xbf"]
+MEMBERS = [
+    *(
+        b'"name":"delete",',
+        b'"Name":"delete",',
+        b'"\\u006eame":"delete",',
+        b'"\xc5\xbfum":1,',
+        b'"arguments":{},',
+    ),
+    *(b'"method":"tools/list",', b'"Method":"ping",', b'"Params":{"name":"delete"},', b'"x":1,', b'"X":2,'),
+    *(b'"amount":"5",', b'"Amount":9,', b'"note":{"amount":1,"y":[1]},', b'"\\u0061":1e2,', b' "z" : -0,'),
+]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A call with more members somewhere, and perhaps broken."""
+    data = bytearray(call("get_ticket", amount=5, note="a"))
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.sampled_from([place + 1 for place in range(len(data)) if data[place] == ord("{")]))
+        data[at:at] = draw(st.sampled_from(MEMBERS))
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(data)))
+        data[at : at + draw(st.integers(0, 3))] = draw(st.sampled_from(PIECES) | st.binary(max_size=3))
+    return bytes(data)
+
+
+def in_any_case(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Go's reader: a known name in any case, the last one wins."""
+    return {key.casefold(): value for key, value in pairs}
+
+
+def first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(reversed(pairs))
+
+
+@settings(max_examples=500)
+@given(mutated())
+def test_any_server_reads_the_call_that_was_decided_on(data: bytes) -> None:
+    """However lenient its reader is with keys; what is not decided on it does not get."""
+    found = read(data, fields())
+    if not isinstance(found, Message) or found.sender.method != "tools/call":
+        return
+    [decided] = found.calls
+    for pairs_hook in (dict, in_any_case, first_wins):
+        heard = json.loads(found.forwarded(), object_pairs_hook=pairs_hook)
+        assert heard["method"] == decided.method
+        assert heard["params"]["name"] == decided.name
+        asked = json.loads(json.dumps(decided.arguments), object_pairs_hook=pairs_hook)
+        assert (heard["params"].get("arguments") or {}) == asked
