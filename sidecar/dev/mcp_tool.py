@@ -7,7 +7,6 @@ import signal
 import sys
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from importlib.util import find_spec
 
 import trio
 from starlette.types import ASGIApp
@@ -20,13 +19,18 @@ from sidecar.lifecycle import use_all_descriptors
 
 async def serve(port: int) -> None:
     """Serve 127.0.0.1 until cancelled."""
-    app, running = official_app() if find_spec("mcp") else (small_app(Tickets()), nullcontext())
+    app: ASGIApp
+    running: AbstractAsyncContextManager[None]
+    try:
+        app, running = official_app()
+    except ImportError:  # Not there, or of another major version.
+        app, running = small_app(Tickets()), nullcontext()
     async with running:
         await trio.serve_tcp(partial(serve_connection, app=app, extra={}), port, host="127.0.0.1")
 
 
 def official_app() -> tuple[ASGIApp, AbstractAsyncContextManager[None]]:
-    """The SDK's server, and what must be entered while it serves."""
+    """The SDK's server, and what must be entered while it serves; raises ImportError where there is none."""
     from mcp.server.mcpserver import MCPServer  # noqa: PLC0415 - it may not be there
     from mcp_types import ToolAnnotations  # noqa: PLC0415
 
