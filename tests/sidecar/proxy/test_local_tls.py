@@ -1,8 +1,7 @@
-from contextlib import suppress
-
 """Handshakes on a binding with `mtls` callers, and what becomes of those who prove something else."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import pytest
