@@ -126,8 +126,8 @@ class Messages:
         lexical.check_framing(fields)
         self._http.receive_data(raw)
         event = self._next_event()
-        if not isinstance(event, h11.Request | h11.Response | h11.InformationalResponse):
-            raise MalformedError("this is not HTTP")
+        # A whole head is a head, or h11 has raised.
+        assert isinstance(event, h11.Request | h11.Response | h11.InformationalResponse)  # noqa: S101
         lexical.require_agreement(fields, event.headers)
         self._head_only = isinstance(event, h11.Request) and event.method == b"HEAD"
         if isinstance(event, h11.Response) and event.http_version < b"1.1":

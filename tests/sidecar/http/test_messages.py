@@ -134,6 +134,15 @@ def test_extensions_and_trailers_are_not_passed_on() -> None:
     assert body(messages) == b"hello"
 
 
+def test_after_its_end_a_message_has_no_more_parts() -> None:
+    """Asking all the same is refused: it would be the next message's."""
+    messages = fed(GET)
+    assert messages.head() is not None
+    assert body(messages) == b""
+    with pytest.raises(MalformedError, match="something else"):
+        messages.part()
+
+
 def test_a_part_may_be_yet_to_come() -> None:
     """None then, and no error."""
     messages = fed(POST[:-5])

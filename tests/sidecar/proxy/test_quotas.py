@@ -85,6 +85,14 @@ def test_bytes_end_the_stream_that_passes_too_many_and_refuse_the_next() -> None
     assert isinstance(quotas.open(("researcher", BYTES), ("s9", None), later), Allowance)
 
 
+def test_an_unchanged_quota_goes_on_counting() -> None:
+    """Another stream of the same owner counts with the first."""
+    quotas = Quotas()
+    both = Quota(None, Window(3, MINUTE), Window(1_000, MINUTE))
+    opened(quotas, both).spend(600, T0)
+    assert opened(quotas, both).spend(500, T0) is not None
+
+
 def test_more_than_the_limit_at_once_never_fits() -> None:
     """It is told a window."""
     assert Meter(Window(3, MINUTE)).wait(4, T0) == MINUTE
