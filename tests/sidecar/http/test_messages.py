@@ -136,7 +136,7 @@ def test_extensions_and_trailers_are_not_passed_on() -> None:
 
 def test_after_its_end_a_message_has_no_more_parts() -> None:
     """Asking all the same is refused: it would be the next message's."""
-    messages = fed(GET)
+    messages = fed(GET + GET)
     assert messages.head() is not None
     assert body(messages) == b""
     with pytest.raises(MalformedError, match="something else"):
