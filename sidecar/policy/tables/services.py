@@ -102,7 +102,9 @@ class ServiceTable(Table):
         description='"host:port", "unix:/path" or "tls://host:port", dialled by its nodes only'
     )
     protocol: Annotated[Protocol, NotStrict, BeforeValidator(_protocol)] = Field(
-        default=Protocol.TCP, description="tcp: whole streams are decided; http, mcp: each request"
+        default=Protocol.TCP,
+        validate_default=True,
+        description="tcp: whole streams are decided; http, mcp: each request",
     )
     host: Host | None = Field(default=None, description="the Host that requests name, if not the binding's")
     endpoint: Endpoint = Field(default="/mcp", description="the one path of an mcp service that is reachable")

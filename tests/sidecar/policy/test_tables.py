@@ -1,6 +1,9 @@
+import re
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -9,12 +12,15 @@ from hypothesis import strategies as st
 from pki.clock import SECOND
 from pki.errors import ConfigError
 from sidecar.address import Address
-from sidecar.policy.model import Callers
+from sidecar.policy.load import load_policy
+from sidecar.policy.model import Callers, Hours
 from sidecar.policy.tables.defined import Defined
+from sidecar.policy.tables.escalations import hours_of
 from sidecar.policy.tables.policy import PolicyTables
 from sidecar.policy.tables.presets import PRESETS
 from sidecar.policy.target import TcpTarget, TlsTarget, UnixTarget
-from sidecar.toml import Document
+from sidecar.toml import Document, Table
+from tests.sidecar.policy.language import whole_policy_of
 from tests.sidecar.policy.world import POLICY, policy_of
 
 
@@ -250,3 +256,200 @@ KEYS = st.sampled_from(["segments", "services", "agents", "bindings", "grants", 
 def test_any_tables_can_be_read_for_their_names(tables: dict[str, Any]) -> None:
     """What is wrong is left to the schema."""
     Defined.by(tables)
+
+
+# The rest of the language
+
+
+WHOLE = (Path(__file__).parent / "whole.toml").read_text()
+"""A policy that says everything there is to say, once."""
+
+
+def test_everything_there_is_to_say_can_be_said() -> None:
+    """One file with every key of the language, and no fault."""
+    whole_policy_of(WHOLE)
+
+
+def test_every_key_of_the_language_has_a_description() -> None:
+    """The reference page and the JSON Schema are made of them."""
+    seen: set[type[Table]] = set()
+    for table in _tables(PolicyTables):
+        seen.add(table)
+        for name, field in table.model_fields.items():
+            assert field.description, f"{table.__name__}.{name}"
+            assert "\n" not in field.description
+            assert len(field.description) <= 110
+    assert len(seen) > 20
+
+
+def test_the_whole_example_uses_every_key() -> None:
+    """So what is said of it is said of the language."""
+    used = set(re.findall(r"[a-z][a-z0-9-]*(?= = )", WHOLE)) | set(
+        re.findall(r"(?<=\.)[a-z-]+(?=\]\])", WHOLE)
+    )
+    headers = set(re.findall(r"(?m)^\[+([a-z-]+)", WHOLE))
+    known = {field.alias for table in _tables(PolicyTables) for field in table.model_fields.values()}
+    assert known - used - headers == set()
+
+
+def _tables(model: type[Table]) -> Iterator[type[Table]]:
+    yield model
+    for field in model.model_fields.values():
+        for inner in _tables_in(field.annotation):
+            yield from _tables(inner)
+
+
+def _tables_in(annotation: Any) -> Iterator[type[Table]]:
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _tables_in(inner)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        # Segments
+        ('p99 = "20ms"', 'p99 = "0s"', "must be from 1ms to 1m"),
+        ("objective = 99.9", "objective = 100.0", "less than 100"),
+        ('record = "none"', 'record = "payload"', "payloads are not recorded in this version"),
+        ('decision-ttl = "2s"', 'decision-ttl = "2h"', "must be from 0s to 1h"),
+        ('mode = "observe"', 'mode = "dry"', "must be one of 'enforce' or 'observe'"),
+        # Services
+        ('labels = ["rack-a"]', 'labels = ["rack-a"]\nnodes = ["n"]', "labels: stand beside nodes"),
+        ('host = "wiki.internal"', 'host = "Wiki"', "is not a host name in lower case"),
+        ('risk = "low"', 'risk = "none"', "must be one of"),
+        ('header = "Authorization"', 'header = "a b"', "is not the name of a header"),
+        ('header = "Authorization", ', "", "header and credential go together"),
+        ('inject = { header = "Authorization", credential = "wiki-token", prefix = "Bearer " }', "inject = {}", "says nothing"),
+        ('target = "127.0.0.1:5432"', 'target = "127.0.0.1:5432"\nhost = "x"', "nothing reads a host in a tcp stream"),
+        (
+            'target = "127.0.0.1:5432"',
+            'target = "127.0.0.1:5432"\ninject = { header = "a", credential = "b" }',
+            "nothing is injected into a tcp stream",
+        ),
+        ('methods = ["*"]\npath = "/admin/**"', 'tools = ["x"]', "number 1 names tools"),
+        ('methods = ["*"]\npath = "/admin/**"', 'path = "/admin/**"', "names no requests"),
+        ('methods = ["*"]\npath = "/admin/**"', "", "names no requests"),
+        ('path = "/admin/**"\nsegment = "high-risk"', 'path = "/admin/**"', "says nothing of them"),
+        ('path = "/admin/**"', "path = 5", "must be a string"),
+        ('path = "/admin/**"', 'path = "/admin*"', "one whole segment"),
+        ('methods = ["*"]', 'methods = ["get"]', "is not an HTTP method"),
+        ('methods = ["*"]', "methods = []", "an empty list matches nothing"),
+        ('tools = ["delete_*"]', 'tools = ["delete **"]', "is no name"),
+        # Agents
+        ('idle = "30m"', 'idle = "8h"', "idle is not shorter than lifetime"),
+        ("streams = 64", "streams = 0", "must be at least 1"),
+        ('count = "1GiB"', 'count = "1GB"', "must be a size such as"),
+        ('count = "1GiB"', 'count = "0B"', "must be a size such as"),
+        ('per = "1h"', 'per = "2d"', "must be from 1s to 1d"),
+        ("session-quota = { streams = 8 }", "session-quota = {}", "limits nothing"),
+        # Rules
+        ('services = ["wiki"]\nhttp', 'services = ["wiki", "db"]\nhttp', 'service "db" speaks tcp, not http'),
+        ('services = ["crm"]\nmcp', 'services = ["wiki"]\nmcp', 'service "wiki" speaks http, not mcp'),
+        ("limit = { max = 100 }", "limit = {}", "asks for nothing"),
+        ("limit = { max = 100 }", "limit = { max = 100, absent = true }", "present and absent stand alone"),
+        ("limit = { max = 100 }", 'limit = { max = 100, equals = "1" }', "equals stands alone"),
+        ("limit = { max = 100 }", "limit = { max = 100, min = 101 }", "min is above max"),
+        ("limit = { max = 100 }", "limit = { max = nan }", "must be a number"),
+        ("limit = { max = 100 }", "limit = { max = true }", "must be a number"),
+        ("limit = { max = 100 }", "limit = { equals = 5 }", "must be a string"),
+        ("limit = { max = 100 }", "limit = { in = [] }", "an empty list matches nothing"),
+        ("limit = { max = 100 }", "limit = { present = false }", "can only be true"),
+        ('equals = "me"', "equals = inf", "must be text"),
+        ('equals = "me"', "equals = [1]", "must be text"),
+        ('"$.amount"', '"amount"', "is no path"),
+        ('{ resources = ["docs://**"] }', '{ resources = ["docs://../**"] }', "is no URI"),
+        ('{ resources = ["docs://**"] }', '{ resources = ["docs://**"], prompts = ["x"] }', "names no one kind"),
+        ('{ resources = ["docs://**"] }', '{ resources = ["docs://**"], arguments = { "$.x" = { min = 1 } } }', "have no arguments"),
+        ('{ resources = ["docs://**"] }', "{}", "names no one kind"),
+        ("mcp = [{", "mcp = []\n# [{", "an empty list matches nothing"),
+        # Escalations
+        ('from = "retrieval"', 'from = "action"', "leads from a segment to itself"),
+        ('max-ttl = "15m"', 'max-ttl = "15s"', "must be from 1m to 1d"),
+        ('approvers = ["role:approver"]', "approvers = []", "nobody may approve it"),
+        ('approvers = ["role:approver"]', 'approvers = ["alice"]', 'must be "role:approver" or'),
+        ("approvals = 1", "approvals = 6", "must be at most 5"),
+        ('"Mon-Fri 08:00-18:00"', '"Mon-Fri 8-18"', "is not of the form"),
+        ('"Mon-Fri 08:00-18:00"', '"Mon-Fri 18:00-08:00"', "does not end after it begins"),
+        ('"Mon-Fri 08:00-18:00"', '"Mon-Fri 18:00-24:30"', "does not end after it begins"),
+        ('"Europe/Berlin"', '"../etc/passwd"', "is not a time zone"),
+        ('id = "up"', 'id = "read"', "is the id of several rules"),
+        # Pins, tests, the file
+        ('service = "crm"\ntool = "get_a"', 'service = "wiki"\ntool = "get_a"', "speaks http, and has no tools"),
+        ('digest = "0', 'digest = "x', "is not a SHA-256"),
+        ('request = { method = "DELETE", path = "/api/x"', 'request = { path = "/api/x"', "is no one request"),
+        ('{ tool = "get_a"', '{ tool = "get_a", resource = "docs://x"', "is no one request"),
+        ('{ tool = "get_a", arguments', '{ resource = "docs://a", arguments', "do not belong together"),
+        ('{ tool = "get_a", arguments = { amount = 5 } }', '{ method = "GET", path = "/" }', "is http, and the service speaks mcp"),
+        ('query = { a = ["1", "2"], b = "3" }', "query = 5", "must be a table"),
+        ('requires = ["http", "mcp"]', 'requires = ["htpp"]', 'did you mean "http"?'),
+        ('requires = ["http", "mcp"]', "requires = [5]", "must be the name of a feature"),
+        ("apply-approvals = 2", "apply-approvals = 3", "must be at most 2"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(old: str, new: str, fault: str) -> None:
+    """With the words for it, at its place."""
+    assert old in WHOLE
+    with pytest.raises(ConfigError) as caught:
+        whole_policy_of(WHOLE.replace(old, new, 1))
+    assert any(fault in str(said) for said in caught.value.faults), caught.value.faults
+
+
+def test_an_escalation_without_approvals_has_conditions() -> None:
+    """Else it would be a grant that whoever wants can have."""
+    text = WHOLE.replace("approvals = 1", "approvals = 0")
+    when = text[text.index("when = ") : text.index("\n", text.index("when = "))]
+    whole_policy_of(text)
+    with pytest.raises(ConfigError, match="0 approvals and no conditions"):
+        whole_policy_of(text.replace(when, "when = { require-reason = true }"))
+
+
+def test_two_pins_cannot_be_of_one_tool() -> None:
+    """Nobody could say which counts."""
+    pin = WHOLE[WHOLE.index("[[pins]]") : WHOLE.index("[[tests]]")]
+    with pytest.raises(ConfigError, match="has several pins"):
+        whole_policy_of(WHOLE + pin)
+
+
+def test_what_nothing_enforces_yet_is_refused_by_name() -> None:
+    """A feature that is not in ENFORCED is a fault wherever it is used, and nothing else is."""
+    with pytest.raises(ConfigError) as caught:
+        load_policy(WHOLE.encode(), "p", enforced=frozenset())
+    said = [str(fault) for fault in caught.value.faults]
+    assert [one.split(" ")[1].rstrip(":") for one in said] == [
+        "apply-approvals",
+        "segments.retrieval.slo",
+        "segments.retrieval.mode",
+        "services.wiki.protocol",
+        "services.wiki.inject.header",
+        "services.wiki.inject.credential",
+        "services.wiki.inject.prefix",
+        "services.crm.protocol",
+        "agents.researcher.session",
+        "agents.researcher.quota",
+        "agents.researcher.session-quota",
+        "bindings[0].callers",
+        "grants[0].http",
+        "grants[1].mcp",
+        "denies[0].http",
+        "escalations",
+        "pins",
+    ]
+    assert all("not enforced" in one or "this version cannot" in one for one in said)
+
+
+def test_a_rule_may_be_about_both_protocols() -> None:
+    """Each service is judged by the patterns of what it speaks."""
+    text = WHOLE.replace(
+        'services = ["crm"]\nmcp',
+        'services = ["crm", "wiki"]\nhttp = [{ methods = ["GET"], path = "/" }]\nmcp',
+    )
+    rule = whole_policy_of(text).grants.rules[1]
+    assert (len(rule.http), len(rule.mcp)) == (1, 3)
+
+
+def test_hours_may_go_round_the_week() -> None:
+    """Saturday to Monday are three days; a day alone is one."""
+    assert hours_of("Sat-Mon 08:00-24:00", "UTC").days == {5, 6, 0}
+    assert hours_of("Wed 00:00-00:01", "UTC") == Hours(frozenset({2}), 0, 1, "UTC")
