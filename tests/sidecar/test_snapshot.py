@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -8,6 +9,8 @@ from pki.clock import MINUTE, SECOND, Wall
 from sidecar.policy.load import load_policy
 from sidecar.snapshot import (
     Facts,
+    LeaseInForce,
+    Leases,
     LockInForce,
     Moment,
     NodeMember,
@@ -18,6 +21,8 @@ from sidecar.snapshot import (
     Snapshot,
     Target,
     digest_of,
+    nodes_of,
+    stands_beside,
 )
 
 FACTS = Facts(
@@ -157,6 +162,35 @@ def test_a_digest_does_not_depend_on_order(
     assert digest_of(POLICY, "b", roster, Restrictions(locks, revocations)) == BASE
 
 
+LEASE = LeaseInForce("l1", "s1", "up", frozenset({"wiki"}), ("GET /a",), Wall(5))
+
+
+def test_leases_are_found_by_session() -> None:
+    """Each session has its own, in whatever order they came."""
+    other, more = replace(LEASE, id="l2", session="s2"), replace(LEASE, id="l3")
+    leases = Leases([more, other, LEASE])
+    assert (leases.of("s1"), leases.of("s2"), leases.of("s3")) == ((LEASE, more), (other,), ())
+    assert leases.all == (LEASE, other, more)
+
+
+def test_labels_name_the_nodes_that_carry_all_of_them() -> None:
+    """Now: whoever joins with them is one, whoever left is none. Nodes that are named stay named."""
+    text = b'[services.wiki]\nsegment = "action"\ntarget = "h:1"\n%s'
+    roster = Roster(
+        {
+            name: NodeMember(name, (), "", (), tuple(labels))
+            for name, labels in (("a", "xy"), ("b", "x"), ("c", "xyz"))
+        },
+        {},
+    )
+    labelled = load_policy(text % b'labels = ["x", "y"]', "p").services["wiki"]
+    assert nodes_of(labelled, roster) == {"a", "c"}
+    assert [stands_beside(labelled, name, roster) for name in "abcd"] == [True, False, True, False]
+    named = load_policy(text % b'nodes = ["b", "d"]', "p").services["wiki"]
+    assert nodes_of(named, roster) == {"b", "d"}
+    assert [stands_beside(named, name, roster) for name in "abcd"] == [False, True, False, True]
+
+
 def test_a_digest_depends_on_everything_in_force() -> None:
     """No two different snapshots share one."""
     roster, restrictions = Roster(NODES, OPERATORS), Restrictions(LOCKS, REVOCATIONS)
@@ -173,8 +207,10 @@ def test_a_digest_depends_on_everything_in_force() -> None:
         digest_of(POLICY, "b", Roster(NODES, {}), restrictions),
         digest_of(POLICY, "b", roster, Restrictions(later, REVOCATIONS)),
         digest_of(POLICY, "b", roster, Restrictions(LOCKS, REVOCATIONS[1:])),
+        digest_of(POLICY, "b", roster, restrictions, Leases([LEASE])),
+        digest_of(POLICY, "b", roster, restrictions, Leases([replace(LEASE, until=Wall(6))])),
     }
-    assert len(digests) == 9
+    assert len(digests) == 11
 
 
 def test_a_snapshot_carries_the_digest_of_its_parts() -> None:

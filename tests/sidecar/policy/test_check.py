@@ -1,7 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from pki.clock import Wall
-from sidecar.policy.check import Finding, Severity, check
+from sidecar.policy.check import Finding, Severity, check, features_of
+from sidecar.policy.features import LANGUAGE, Feature
+from sidecar.snapshot import NodeMember, Roster
+from tests.sidecar.policy.language import whole_policy_of
 from tests.sidecar.policy.world import NODES, NOW, POLICY, policy_of, roster
 
 JOINED = roster(*NODES)
@@ -165,3 +170,133 @@ def test_a_finding_prints_as_faults_do() -> None:
     finding = Finding(Severity.ERROR, 7, "what", "hint")
     assert str(finding.fault("policy.toml")) == "policy.toml:7: error: what (hint)"
     assert str(Finding(Severity.WARNING, 0, "what").fault("policy.toml")) == "policy.toml: warning: what"
+
+
+# The whole language
+
+WHOLE = (Path(__file__).parent / "whole.toml").read_text()
+FEATURES = tuple(sorted(feature for feature in LANGUAGE if feature is not Feature.TCP))
+
+
+def members(*labels: str, features: tuple[str, ...] = FEATURES, of: str = "tools-1") -> Roster:
+    """Two nodes, one of which has the labels."""
+    return Roster(
+        {
+            name: NodeMember(name, (), "", features, labels if name == of else ())
+            for name in ("agents-1", "tools-1")
+        },
+        {},
+    )
+
+
+def said_of(text: str, joined: Roster | None) -> list[str]:
+    return [f"{one.severity} {one.what}" for one in check(whole_policy_of(text), joined)]
+
+
+PLAIN = """\
+[services.wiki]
+segment = "retrieval"
+labels = ["rack-a"]
+target = "h:1"
+protocol = "http"
+[[services.wiki.operations]]
+methods = ["DELETE"]
+path = "/**"
+segment = "action"
+[services.crm]
+segment = "retrieval"
+nodes = ["tools-1"]
+target = "h:2"
+protocol = "mcp"
+[agents.a]
+nodes = ["agents-1"]
+uid = 1
+quota = { streams = 8, requests = { count = 60, per = "1m" }, bytes = { count = "1MiB", per = "1h" } }
+session-quota = { streams = 8, requests = { count = 1, per = "1s" } }
+[[grants]]
+id = "read"
+agents = ["a"]
+services = ["wiki"]
+http = [{ methods = ["GET"], path = "/api/**" }]
+[[grants]]
+id = "tools"
+agents = ["a"]
+services = ["crm"]
+mcp = [{ tools = ["get_*"] }]
+[[pins]]
+service = "crm"
+tool = "get_a"
+digest = "0000000000000000000000000000000000000000000000000000000000000000"
+[[tests]]
+agent = "a"
+service = "wiki"
+request = { method = "GET", path = "/api/x" }
+expect = "allow"
+"""
+
+
+def test_a_sound_policy_of_requests_has_no_findings() -> None:
+    """Labels, operations, quotas, pins and tests of requests included."""
+    assert said_of(PLAIN, members("rack-a")) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ('labels = ["rack-a"]', 'labels = ["rack-b"]', "error service wiki: no node of the roster has the labels rack-b"),
+        ('[agents.a]', '[segments.high-risk]\n[agents.a]', "warning segment high-risk has no services"),
+        ("streams = 8, requests = { count = 1,", "streams = 9, requests = { count = 1,", "warning agent a: session-quota has more streams than quota"),
+        ("count = 1,", "count = 2,", "warning agent a: session-quota has more requests than quota"),
+        ('tool = "get_a"', 'tool = "set_a"', "warning pin of set_a of service crm: no grant reaches it"),
+        ('segment = "action"', 'segment = "action"\n[[services.wiki.operations]]\nmethods = ["DELETE"]\npath = "/x"\nclass = "read"', "error service wiki: these operations never count, line 6 has them all"),
+        ('expect = "allow"', 'expect = "deny"', "error test failed: agent a to service wiki, GET /api/x: allow, not deny"),
+        ('method = "GET", path = "/api/x"', 'method = "PUT", path = "/api/x"', "error test failed: agent a to service wiki, PUT /api/x: deny, not allow"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_requests_is_found(old: str, new: str, found: str) -> None:
+    """One finding for one mistake."""
+    assert old in PLAIN
+    assert said_of(PLAIN.replace(old, new, 1), members("rack-a")) == [found]
+
+
+def test_a_test_of_a_tool_names_it() -> None:
+    """As it stands in the file."""
+    text = PLAIN + '[[tests]]\nagent = "a"\nservice = "crm"\nrequest = { tool = "rm" }\nexpect = "allow"\n'
+    assert said_of(text, None) == [
+        "warning no roster at hand, so these nodes were not checked: agents-1, tools-1",
+        "error test failed: agent a to service crm, tools/call rm: deny, not allow",
+    ]
+
+
+def test_a_test_in_an_observed_segment_is_of_the_rules() -> None:
+    """What is passed there is refused all the same as far as the author's expectation goes."""
+    text = PLAIN.replace('method = "GET", path = "/api/x"', 'method = "PUT", path = "/api/x"').replace(
+        'expect = "allow"', 'expect = "deny"'
+    )
+    assert said_of('[segments.retrieval]\nmode = "observe"\n' + text, members("rack-a")) == []
+
+
+def test_a_feature_that_nodes_lack_is_a_warning_unless_required() -> None:
+    """Such a node would refuse the policy; requires keeps it from being applied."""
+    few = members("rack-a", features=("tcp", "mcp", "quotas", "pins"))
+    assert said_of(PLAIN, few) == ["warning uses http, which 2 of 2 nodes do not know, agents-1 for one"]
+    assert said_of('requires = ["http"]\n' + PLAIN, few) == []
+
+
+def test_an_escalation_that_nobody_can_ask_for_is_an_error() -> None:
+    """Its author thinks that there is a way."""
+    text = WHOLE.replace('agents = ["researcher"]\nfrom', "agents = []\nfrom")
+    assert "error escalation up can never be asked for: it names no agents" in said_of(text, None)
+
+
+def test_every_feature_that_a_policy_uses_is_seen() -> None:
+    """The whole language uses them all."""
+    assert features_of(whole_policy_of(WHOLE)) == LANGUAGE - {Feature.TCP}
+    assert features_of(policy_of(POLICY)) == frozenset()
+
+
+def test_a_target_beside_agents_by_label_is_found() -> None:
+    """With the roster at hand it is known where a service stands."""
+    assert said_of(PLAIN, members("rack-a", of="agents-1")) == [
+        "error service wiki: on node agents-1, which also runs agents, any user can dial h:1"
+    ]
