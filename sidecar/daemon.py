@@ -132,7 +132,7 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
         renewals = Renewals(node.certificates, node.life, NextKey(paths.identity_dir), node.seams.clock)
         for part in (node.outbox, node.aftermath, node.users, node.life, node.carrier.servers, renewals):
             nursery.start_soon(part.run)
-        for loop in (node.watch_streams, node.keep_warm):
+        for loop in (node.watch_streams, node.warmth.run):
             nursery.start_soon(loop)
         _log.info("serving", node=node.name, listen=[str(one) for one in node.config.listen])
         lifecycle.set_heap_aside()

@@ -15,7 +15,6 @@ import trio
 from pki.bundle import TrustBundle
 from pki.clock import Clock, Wall
 from pki.judge import Word
-from pki.spiffe import SpiffeId
 from pki.statement import Statement, Wire
 from sidecar.address import Address
 from sidecar.aftermath import Aftermath, Receipted
@@ -40,6 +39,7 @@ from sidecar.objects import Objects
 from sidecar.outbox import Outbox
 from sidecar.overlay import Connection, Overlay, Standing
 from sidecar.peering import Caps, Peering, contacts_of, dialable, is_member_identity
+from sidecar.policy.decide import Request
 from sidecar.proxy.agent import AgentSide, Kernel
 from sidecar.proxy.carry import Carrier, Sight
 from sidecar.proxy.local_tls import LocalTls
@@ -53,11 +53,12 @@ from sidecar.session.cgroup import SessionCgroups
 from sidecar.session.children import ChildLife
 from sidecar.session.life import SessionLife, Surroundings
 from sidecar.session.refusals import RefusalRing
-from sidecar.session.sessions import Sessions
+from sidecar.session.sessions import Session, Sessions
 from sidecar.session.starts import Starts
 from sidecar.session.users import Users
-from sidecar.snapshot import Snapshot, nodes_of
+from sidecar.snapshot import Snapshot
 from sidecar.telemetry.export import Telemetry
+from sidecar.warmth import Warmth
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ class Node:
         self.local_tls = LocalTls(self)
         self.agent = AgentSide(self, self.carrier, self.pool, self.sessions, seams.kernel, self.local_tls)
         self.bindings = Bindings(self.name, self.agent.serve)
+        self.warmth = Warmth(self, self.pool, self.carrier.cache)
+        self.life.on_start = self.warmth.wake
 
     def _overhear(self, one: Record) -> None:
         self.refusals.note(one)
@@ -173,6 +176,13 @@ class Node:
         entry = self.member.snapshot.roster.nodes.get(node)
         return dialable(entry.addresses) if entry else ()
 
+    def expected_of(self, session: Session) -> Request:
+        """A request of ``session``, for whatever service."""
+        return self.agent.expected(session)
+
+    def sessions_here(self) -> Iterable[Session]:
+        return self.life.live()
+
     # -- what the member does through us
 
     def send(self, peer: str, message: Wire) -> None:
@@ -185,6 +195,7 @@ class Node:
         self.peering.drop_strangers()
         await self.pool.drop_strangers()
         await self.bindings.follow(snapshot.policy)
+        self.warmth.wake()
         await self.aftermath.cut(ended)
         return counts
 
@@ -228,28 +239,12 @@ class Node:
             wait = 1.0 if deadline is None else (deadline - clock.boot()) / 1_000_000
             await trio.sleep(min(1.0, max(0.01, wait)))
 
-    async def keep_warm(self) -> None:
-        """Pre-warmed paths: idle connections to every node that a binding here may lead to."""
-        async with trio.open_nursery() as nursery:  # One node that does not answer keeps no other waiting.
-            while True:
-                for node in sorted(self._nodes_in_reach()):
-                    peer = SpiffeId.for_node(self.trust_domain, node)
-                    nursery.start_soon(self.pool.warm, peer, tuple(self.addresses_of(node)))
-                await trio.sleep(1.0)
-
     def contacts(self) -> Iterable[Contact]:
         """The roster's nodes and the CA."""
         yield from contacts_of(self.credential.id, self.member.snapshot)
         yield Contact(ca_of(self.member.bundle), (self.config.ca_control,))
 
     # -- inside
-
-    def _nodes_in_reach(self) -> set[str]:
-        policy, roster = self.member.snapshot.policy, self.member.snapshot.roster
-        services = (
-            {policy.services[one.service] for one in policy.bindings_on(self.name)} if policy else set()
-        )
-        return {node for service in services for node in nodes_of(service, roster)} - {self.name}
 
     async def _serve_stream(self, connection: Connection) -> None:
         await self.tool.serve(connection)

@@ -78,6 +78,12 @@ def status_of(node: Node) -> dict[str, Any]:
         "orphans": node.sessions.orphans,
         "streams": len(node.carrier.table),
         **({"spans": {"sent": spans.sent, "dropped": spans.dropped}} if (spans := node.telemetry) else {}),
+        "decisions": {
+            "kept": len(cache := node.carrier.cache),
+            "hits": cache.hits,
+            "misses": cache.misses,
+            "prewarmed_hits": cache.prewarmed_hits,
+        },
         "pool": {"dialled": node.pool.dialled, "reused": node.pool.reused},
         "audit": {
             "available": audit.available,

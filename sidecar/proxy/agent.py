@@ -146,6 +146,17 @@ class AgentSide:
         newest = self.sessions.find(session.id.session) or session
         return min(newest.identity.not_after, self.node.own_not_after)
 
+    def expected(self, session: Session, service: str = "") -> Request:
+        """What ``session`` asks for when it opens a stream to ``service`` beside this node."""
+        return Request(
+            session=session.id,
+            service=service,
+            tool_node=self.node.name,
+            serials=self.serials(session),
+            not_after=self.not_after(session),
+            narrowing=session.narrowing,
+        )
+
     def serials(self, session: Session) -> tuple[str, ...]:
         """Of the certificates under a stream of ``session`` on this side, as of now."""
         newest = self.sessions.find(session.id.session) or session
@@ -229,14 +240,7 @@ class AgentSide:
         self, near: trio.abc.HalfCloseableStream, binding: Binding, session: Session, caller: Caller
     ) -> LocalArrival | RemoteArrival:
         service = self._service(binding)
-        request = Request(
-            session=session.id,
-            service=binding.service,
-            tool_node=self.node.name,
-            serials=self.serials(session),
-            not_after=self.not_after(session),
-            narrowing=session.narrowing,
-        )
+        request = self.expected(session, binding.service)
         subject = self._subject(binding, session)
         roster = self.carrier.situation.sight().snapshot.roster
         if service is not None and stands_beside(service, self.node.name, roster):

@@ -26,7 +26,8 @@ from sidecar.audit import record
 from sidecar.audit.record import Ending, Record, Ruling, Traffic
 from sidecar.audit.writer import AuditUnavailableError
 from sidecar.mcp.servers import Servers
-from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request, decide
+from sidecar.policy.cache import DecisionCache
+from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request
 from sidecar.policy.model import Audit, Verdict
 from sidecar.proxy.arrival import Arrival, EndedError, end_reason
 from sidecar.proxy.framed import ResetByPeer
@@ -80,13 +81,15 @@ class _Passage:
     live: Live
     sight: Sight
     decision: Decision
+    first: str = ""
+    """The stream whose decision this one repeats, if it does (:mod:`sidecar.policy.cache`)."""
     far: trio.abc.HalfCloseableStream | None = None
     end: EndedError | None = None
 
     @property
     def ruling(self) -> Ruling:
         """The decision, as it goes on record."""
-        return ruling(self.arrival.request, self.decision, self.sight)
+        return ruling(self.arrival.request, self.decision, self.sight, self.first)
 
 
 @dataclass(slots=True)
@@ -104,6 +107,7 @@ class Carrier:
     quotas: Quotas = field(default_factory=Quotas)
     rooms: Rooms = field(default_factory=Rooms)
     servers: Servers = field(default_factory=Servers)
+    cache: DecisionCache = field(default_factory=DecisionCache)
     turnover: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     """Woken whenever a stream has left the table."""
 
@@ -151,7 +155,8 @@ class Carrier:
         self.arrivals[live.id] = (live, arrival)
         try:
             sight = self.situation.sight()
-            passage = _Passage(arrival, live, sight, self._decide(live, sight))
+            decision, first = self._decide(live, sight)
+            passage = _Passage(arrival, live, sight, decision, first)
             if passage.decision.reason is None:
                 await self._run(passage, scope)
             else:
@@ -178,13 +183,17 @@ class Carrier:
             peer=arrival.subject.peer,
         )
 
-    def _decide(self, live: Live, sight: Sight) -> Decision:
-        decision = decide(live.request, sight.snapshot, sight.moment)
-        if decision.reason is None and sight.draining:
-            return _denial(Reason.DRAINING, "", "this node is shutting down")
-        if decision.reason is None and live.reason is not None:  # Cut between admission and decision.
-            return _denial(live.reason, live.rule, "")
-        return self._allow(live, sight, decision) if decision.reason is None else decision
+    def _decide(self, live: Live, sight: Sight) -> tuple[Decision, str]:
+        """The decision, and the stream or request whose decision it repeats, if it does."""
+        answer = self.cache.decide(live.request, sight.snapshot, sight.moment, live.id)
+        first = answer.first if answer.first != live.id else ""
+        if not answer.decision.allowed:
+            return answer.decision, first
+        if sight.draining:
+            return _denial(Reason.DRAINING, "", "this node is shutting down"), ""
+        if live.reason is not None:  # Cut between admission and decision.
+            return _denial(live.reason, live.rule, ""), ""
+        return self._allow(live, sight, answer.decision), first
 
     def _allow(self, live: Live, sight: Sight, decision: Decision) -> Decision:
         """The decision that let it in, unless a quota does not."""
@@ -211,6 +220,7 @@ class Carrier:
         except AuditUnavailableError:
             passage.end = None
             hint = "this segment needs a durable audit log, and it cannot be written"
+            passage.first = ""
             passage.decision = _denial(Reason.AUDIT_UNAVAILABLE, "", hint)
         except Exception:
             passage.end = EndedError(passage.arrival.far_fault)

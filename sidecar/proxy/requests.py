@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pki.clock import SECOND, Boot
 from pki.ids import ID_BYTES, new_id
 from sidecar.audit import record
-from sidecar.audit.record import Answered, Requested, Subject
+from sidecar.audit.record import Answered, Requested, Ruling, Subject
 from sidecar.audit.writer import AuditUnavailableError
 from sidecar.http.seams import Admission, Call, MalformedError, Outcome
 from sidecar.policy.asked import operation_of
@@ -73,13 +73,15 @@ class StreamJudge:
     async def admit(self, call: Call, traceparent: bytes) -> Admission:
         sight, now = self.carrier.situation.sight(), self.carrier.clock.boot()
         asked = self._asked(call, sight)
-        decision = self._as_pinned(decide(asked, sight.snapshot, sight.moment), call)
-        decision, retry_after = self._limited(decision, sight, now)
+        name = _new_id()
+        answer = self.carrier.cache.decide(asked, sight.snapshot, sight.moment, name)
+        decision, retry_after = self._limited(self._as_pinned(answer.decision, call), sight, now)
+        first = answer.first if decision is answer.decision and answer.first != name else ""
         trace, parent = self._trace(traceparent)
         found = sight.snapshot.policy.segments.get(decision.segment) if sight.snapshot.policy else None
         named = replace(self.subject, segment=decision.segment or self.subject.segment, trace=trace)
         wanted = decision.operation_class or OperationClass.MUTATE
-        current = _Current(_new_id(), named, found, wanted, now, self.live.judge_by)
+        current = _Current(name, named, found, wanted, now, self.live.judge_by)
         requested = Requested(
             request=current.id,
             operation=spelled(asked.operation),
@@ -89,9 +91,11 @@ class StreamJudge:
         )
         if decision.allowed:
             self._enter(asked, current, sight)
-            decision = await self._record_admission(asked, decision, sight, requested)
+            decision = await self._record_admission(
+                ruling(asked, decision, sight, first), decision, requested
+            )
         if not decision.allowed:
-            one = ruling(asked, decision, sight)
+            one = ruling(asked, decision, sight, first)
             self.carrier.audit.append(record.request_denied(self.carrier.clock.wall(), named, one, requested))
         return Admission(current.id, decision, trace, retry_after)
 
@@ -199,20 +203,17 @@ class StreamJudge:
         self.carrier.table.rebind(self.live, replace(self.live.request, operation=None))
         self.live.judge_by = min(self.live.judge_by, current.judge_by)
 
-    async def _record_admission(
-        self, asked: Request, decision: Decision, sight: Sight, requested: Requested
-    ) -> Decision:
+    async def _record_admission(self, made: Ruling, decision: Decision, requested: Requested) -> Decision:
         """The decision, or a refusal where the segment needs a log that cannot be written."""
         current, audit = self._current, self.carrier.audit
         assert current is not None  # noqa: S101 - entered just now
-        one = ruling(asked, decision, sight)
-        made = record.request(self.carrier.clock.wall(), current.subject, one, requested)
+        one = record.request(self.carrier.clock.wall(), current.subject, made, requested)
         is_required = current.segment is not None and current.segment.audit is Audit.REQUIRED
         try:
             if not is_required:
-                audit.append(made)
+                audit.append(one)
             elif audit.available:
-                await audit.commit(made)
+                await audit.commit(one)
             else:
                 raise AuditUnavailableError("audit log: it cannot be written")
         except AuditUnavailableError:

@@ -23,15 +23,20 @@ class Sight(Protocol):
     def moment(self) -> Moment: ...
 
 
-def ruling(request: Request, decision: Decision, sight: Sight) -> Ruling:
-    """The decision on ``request``, of what was in sight."""
+def ruling(request: Request, decision: Decision, sight: Sight, first: str = "") -> Ruling:
+    """The decision on ``request``, of what was in sight. ``first``: the stream or request whose decision it repeats."""
     moment = sight.moment
+    asked: dict[str, record.Value] = {
+        "service": request.service,
+        "tool_node": request.tool_node,
+        "line": decision.line,
+    }
     return Ruling(
         verdict=_verdict(decision),
         reason=decision.reason or decision.would_deny,
         rule=decision.rule,
         hint=decision.hint,
-        decision={"service": request.service, "tool_node": request.tool_node, "line": decision.line},
+        decision=asked | ({"first": first} if first else {}),
         moment={"wall": moment.wall, "floor": moment.floor, "as_of": moment.as_of},
         snapshot=sight.snapshot.digest,
         engine=ENGINE,

@@ -83,6 +83,8 @@ class SessionLife:
         self._certificates = around.certificates
         self._outbox = around.outbox
         self._thread = trio.CapacityLimiter(1)
+        self.on_start: Callable[[], None] = lambda: None
+        """Told after each start."""
         self._holds: dict[str, Hold] = {}
         self._to_say: list[bytes] = []
         """Revocations that wait for the next :meth:`watch`."""
@@ -108,6 +110,7 @@ class SessionLife:
         if wish.hold is not None:
             self._holds[name] = wish.hold
         self._note_start(session)
+        self.on_start()
         return session
 
     def live(self) -> list[Session]:

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,9 +197,28 @@ async def test_paths_are_warmed_to_the_nodes_that_bindings_lead_to(
         await trio.sleep_forever()
 
     monkeypatch.setattr(node.pool, "warm", warm)
-    nursery.start_soon(node.keep_warm)
+    nursery.start_soon(node.warmth.run)
     await trio.sleep(2.5)
     assert warmed == ["tools-1"] * 3
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_a_new_session_will_ask_for_is_decided_before(
+    node: Station, nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its bindings' services, on each of their nodes; and its first stream finds the answer there."""
+
+    async def warm(peer: SpiffeId, addresses: Iterable[Address]) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(node.pool, "warm", warm)
+    nursery.start_soon(node.warmth.run)
+    session = await node.life.start("researcher", 1001)
+    await trio.testing.wait_all_tasks_blocked()
+    sight, cache = node.sight(), node.carrier.cache
+    asked = replace(node.agent.expected(session, "wiki"), tool_node="tools-1")
+    cache.decide(asked, sight.snapshot, sight.moment, "x")
+    assert (cache.hits, cache.prewarmed_hits, cache.misses) == (1, 1, 0)
     nursery.cancel_scope.cancel()
 
 

@@ -629,3 +629,20 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
 
 async def forever(live: Live) -> None:
     await trio.sleep_forever()
+
+
+# -- Decisions made lately
+
+
+async def test_a_repeated_decision_names_the_first(carries: Carrier, log: LogBook) -> None:
+    """So that a record leads to what was looked at. A segment whose decisions last no time is asked anew."""
+    first, second = ScriptedArrival(log), ScriptedArrival(log)
+    second.subject = replace(second.subject, stream=new_id(bytes(15) + b"\1"))
+    for arrival in (first, second):
+        await run_to_end(carries, arrival)
+    admitted = [one.fields["decision"] for one in log.records if one.kind is Kind.ADMITTED]
+    assert [decision.get("first", "") for decision in admitted if isinstance(decision, dict)] == [
+        "",
+        first.subject.stream,
+    ]
+    assert (carries.cache.misses, carries.cache.hits) == (1, 1)
