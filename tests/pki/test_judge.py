@@ -15,6 +15,7 @@ from pki.statement import (
     Adoption,
     Applied,
     Bundle,
+    Canary,
     Demand,
     Heartbeat,
     Kind,
@@ -55,6 +56,7 @@ BODIES: dict[str, Wire] = {
         statement_keys=[b"x"],
     ),
     "policy": Policy(sequence=1, digest=HASH, size=1, author="alice"),
+    "canary": Canary(sequence=1, digest=HASH, size=1, author="alice", nodes=["tools-1"]),
     "member": Member(member=Operator(sequence=1, name="alice", key=HASH, roles=[])),
     "heartbeat": Heartbeat(
         number=1, policy_sequence=1, policy_digest=HASH, bundle_sequence=1, bundle_digest=HASH, digest=HASH

@@ -272,6 +272,7 @@ def test_the_registry_names_who_may_sign_what() -> None:
     assert {name: set(kind.signers) for name, kind in KINDS.items()} == {
         "bundle": {Signer.ROOT},
         "policy": {ca},
+        "canary": {ca},
         "member": {ca},
         "heartbeat": {ca},
         "adoption": {ca},

@@ -50,6 +50,7 @@ def test_every_file_has_its_place() -> None:
         "node_toml": "etc/node.toml",
         "ca_toml": "etc/ca.toml",
         "agent_sock": "run/agent.sock",
+        "workload_sock": "run/workload.sock",
         "admin_sock": "run/admin.sock",
         "audit_dir": "lib/audit",
         "objects": "lib/objects",
