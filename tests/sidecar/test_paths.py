@@ -58,5 +58,6 @@ def test_every_file_has_its_place() -> None:
         "key": "lib/identity/key.pem",
         "chain": "lib/identity/chain.pem",
         "statements": "lib/statements.db",
+        "pins": "lib/pins.json",
         "authority_dir": "lib/authority",
     }
