@@ -5,12 +5,13 @@ Pure: the bundle, the roster's word on operators and the time are arguments. Thr
 - a statement key counts because the root-signed bundle lists it, never because an issuer vouches for it;
 - an operator's word counts only under the one key that the roster names. An issuing key that was stolen can
   mint ``/operator/alice``, but not with alice's key, so it mints no statements;
-- a node's revocation reaches only sessions that are bound to that node.
+- a node's revocation reaches only sessions that are bound to that node, and a request asks for its signer alone.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pki.asking import ANSWER_LIFE, Answer, EscalationRequest, check_request
 from pki.bundle import TrustBundle, key_of
 from pki.clock import Wall
 from pki.errors import RemoteError
@@ -61,6 +62,8 @@ def judge(statement: Statement, trust: Trust, at: Wall) -> Word:
         raise RemoteError(f"statement {statement.kind}: not applied by this version, and not the CA's")
     if isinstance(statement.body, Lock | Revocation):
         _check_reach(statement.body, word, trust)
+    elif isinstance(statement.body, EscalationRequest | Answer):
+        _check_asking(statement, statement.body, word)
     return word
 
 
@@ -99,6 +102,17 @@ def _capacities(identity: Identity, trust: Trust) -> frozenset[Signer]:
     if entry is None or bytes.fromhex(entry.key) != spki_sha256(key_of(identity.chain[0])):
         return frozenset()
     return frozenset(ROLE_SIGNERS[role] for role in entry.roles if role in ROLE_SIGNERS)
+
+
+def _check_asking(statement: Statement, body: EscalationRequest | Answer, word: Word) -> None:
+    issued, expires = statement.payload.issued, statement.payload.expires
+    if isinstance(body, Answer):
+        if word.by is not None and expires > issued + ANSWER_LIFE:
+            raise RemoteError(f"statement {statement.kind}: lives longer than any request")
+        return
+    if body.session != str(word.by):  # A session could else have another one's rights widened, or tried.
+        raise RemoteError("statement request: asks for another session than the one that signs it")
+    check_request(body, issued, expires)
 
 
 def _check_reach(body: Lock | Revocation, word: Word, trust: Trust) -> None:

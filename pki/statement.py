@@ -21,31 +21,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pki import codec
-from pki.certificate import MAX_CERTIFICATE_BYTES
+from pki.asking import Answer, EscalationRequest, Lease
 from pki.chain import MAX_CHAIN_CERTIFICATES
 from pki.errors import RemoteError
+from pki.fields import MAX_ITEMS, Certificates, Der, Id, Ids, KindName, Sequence, Sha256Hex, Text, Texts, Wire
 from pki.ids import digest_id, is_id
 from pki.spiffe import IdKind, SpiffeId, is_name
 from pki.spki import Key, PublicKey
 
 MAX_STATEMENT_BYTES = 65_536
-MAX_MESSAGE_CHARS = 500
-MAX_ITEMS = 256
-
-Text = Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE_CHARS)]
-Der = Annotated[bytes, msgspec.Meta(max_length=MAX_CERTIFICATE_BYTES)]
-Certificates = Annotated[list[Der], msgspec.Meta(max_length=MAX_ITEMS)]
-Sequence = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-Sha256Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-# A kind becomes part of the signed prefix, and of log lines: no kind can hold a NUL, a slash or a line break.
-KindName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,62}\Z")]
-Id = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{26}\Z")]
-Ids = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=MAX_ITEMS)]
-Texts = Annotated[list[Text], msgspec.Meta(max_length=MAX_ITEMS)]
-
-
-class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything on the wire: frozen, every key named, none that the schema does not know."""
 
 
 class Target(Wire, frozen=True):
@@ -110,6 +94,12 @@ class Operator(Wire, frozen=True, tag_field="type", tag="operator"):
     name: Text
     key: Sha256Hex
     roles: Texts
+    uids: Annotated[dict[Text, Sequence], msgspec.Meta(max_length=MAX_ITEMS)] = msgspec.field(
+        default_factory=dict
+    )
+    """By node, the operator's own uid there: nobody approves what he started himself."""
+    user: Text = ""
+    """The claim by which an identity provider knows the operator."""
 
 
 class Member(Wire, frozen=True):
@@ -229,13 +219,13 @@ KINDS: dict[str, Kind] = dict(
         _kind("demand", Signer.RESPONDER, Signer.ADMIN, body=Demand),
         _kind("receipt", Signer.NODE, body=Receipt),
         _kind("cutoff", Signer.CA),
-        _kind("lease", Signer.CA),
-        _kind("approval", Signer.APPROVER),
-        _kind("refusal", Signer.APPROVER),
+        _kind("lease", Signer.CA, body=Lease),
+        _kind("approval", Signer.APPROVER, body=Answer),
+        _kind("refusal", Signer.CA, Signer.APPROVER, body=Answer, restriction=True, acknowledged=True),
         _kind("audit-head", Signer.NODE),
         _kind("rollover-ack", Signer.NODE),
         _kind("finding", Signer.NODE),
-        _kind("request", Signer.SESSION),
+        _kind("request", Signer.SESSION, body=EscalationRequest),
     ]
 )
 

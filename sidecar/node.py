@@ -14,8 +14,9 @@ import trio
 
 from pki.bundle import TrustBundle
 from pki.clock import Clock, Wall
+from pki.fields import Wire
 from pki.judge import Word
-from pki.statement import Statement, Wire
+from pki.statement import Statement
 from sidecar.address import Address
 from sidecar.aftermath import Aftermath, Receipted
 from sidecar.audit import record

@@ -13,9 +13,10 @@ from pki.certificate import read
 from pki.chain import to_pem
 from pki.clock import SystemClock, Wall
 from pki.errors import LocalError, UnreachableError
+from pki.fields import Wire
 from pki.http.client import Response, connect_ca
 from pki.keys import load_private, save_private
-from pki.statement import Statement, Terms, Wire, sign
+from pki.statement import Statement, Terms, sign
 from pki.svid import BACKDATE
 from pki.verify import Identity
 from sidecar.address import Address

@@ -12,8 +12,8 @@ import structlog
 import trio
 
 from pki.errors import LocalError, LockgateError, RefusedError
+from pki.fields import Wire
 from pki.spiffe import IdKind, SpiffeId
-from pki.statement import Wire
 from pki.tls.threshold import Threshold
 from pki.verify import Identity
 from sidecar.address import Address

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from pki.clock import Wall
-from pki.statement import MAX_ITEMS, Applied, Receipt, Statement, Terms, sign
+from pki.fields import MAX_ITEMS
+from pki.statement import Applied, Receipt, Statement, Terms, sign
 from sidecar.identity import Credential
 
 

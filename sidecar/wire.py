@@ -12,8 +12,8 @@ import msgspec
 
 from pki import codec
 from pki.errors import LocalError, RemoteError
+from pki.fields import Certificates, Id, Sequence, Sha256Hex, Text, Wire
 from pki.framing import MAX_FRAME_BODY
-from pki.statement import Certificates, Id, Sequence, Sha256Hex, Text, Wire
 
 VERSION = 1
 KIB = 1024

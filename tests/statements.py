@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from pki.clock import HOUR, Wall
+from pki.fields import Wire
 from pki.judge import Word
 from pki.spiffe import SpiffeId
 from pki.spki import Key, spki_sha256
@@ -22,7 +23,6 @@ from pki.statement import (
     Statement,
     Target,
     Terms,
-    Wire,
     sign,
 )
 from tests.authority import NOW, TinyCa, new_key, tiny_ca

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from pki.statement import MAX_ITEMS, Sha256Hex, Wire
+from pki.fields import MAX_ITEMS, Sha256Hex, Wire
 
 Answer = Mapping[str, Any]
 """Fields of a JSON object."""

@@ -47,10 +47,11 @@ from pki.certificate import read
 from pki.chain import MAX_CHAIN_CERTIFICATES
 from pki.clock import Clock
 from pki.errors import ConfigError, LocalError, RefusedError, RemoteError
+from pki.fields import Der, Wire
 from pki.http.accept import serve
 from pki.http.server import error_body
 from pki.spiffe import IdKind, SpiffeId
-from pki.statement import MAX_STATEMENT_BYTES, Der, Node, Operator, Statement, Wire
+from pki.statement import MAX_STATEMENT_BYTES, Node, Operator, Statement
 from pki.token import SECRET_BYTES, HostPort
 from pki.verify import Identity, verify
 

@@ -19,6 +19,7 @@ import msgspec
 from pki.authority.keystore import Authority
 from pki.authority.register import Register
 from pki.clock import Wall
+from pki.fields import Wire
 from pki.statement import (
     Adoption,
     Canary,
@@ -32,7 +33,6 @@ from pki.statement import (
     Revocation,
     Statement,
     Terms,
-    Wire,
     sign,
 )
 

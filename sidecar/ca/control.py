@@ -18,8 +18,9 @@ from pki.authority.register import Invitation
 from pki.clock import DAY, SECOND, Wall
 from pki.codec import convert
 from pki.errors import RefusedError
+from pki.fields import MAX_ITEMS, MAX_MESSAGE_CHARS, Id
 from pki.spiffe import IdKind
-from pki.statement import MAX_ITEMS, MAX_MESSAGE_CHARS, Id, Lock, Revocation, Target
+from pki.statement import Lock, Revocation, Target
 from sidecar.ca.office import Office
 from sidecar.ca.places import api_addresses
 from sidecar.config import CaConfig

@@ -18,9 +18,10 @@ import trio
 from pki.authority.signer import Span, StatementSigner
 from pki.clock import DAY, SECOND, Clock, Wall
 from pki.errors import LocalError, LockgateError, RefusedError, RemoteError
+from pki.fields import Wire
 from pki.judge import Trust, Word, judge
 from pki.spiffe import SpiffeId
-from pki.statement import Demand, Heartbeat, Lift, Lock, Revocation, Statement, Target, Wire, parse
+from pki.statement import Demand, Heartbeat, Lift, Lock, Revocation, Statement, Target, parse
 from pki.verify import Identity
 from sidecar import defaults
 from sidecar.audit.record import Record

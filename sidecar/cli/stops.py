@@ -135,7 +135,7 @@ class Order:
 
 
 def _publish(settings: Settings, body: "Lock | Revocation", order: Order) -> int:
-    from pki.statement import MAX_MESSAGE_CHARS
+    from pki.fields import MAX_MESSAGE_CHARS
 
     if len(body.message) > MAX_MESSAGE_CHARS:
         raise click.UsageError(f"--message: at most {MAX_MESSAGE_CHARS} characters")

@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from pki.errors import RemoteError
+from pki.fields import Wire
 from pki.ids import ID_BYTES
-from pki.statement import Wire
 from sidecar.defaults import REPAIR_PEERS
 from sidecar.gossip import digest
 from sidecar.gossip.store import Store

@@ -12,8 +12,8 @@ import structlog
 import trio
 
 from pki.errors import LockgateError, RemoteError
+from pki.fields import Wire
 from pki.spiffe import SpiffeId
-from pki.statement import Wire
 from sidecar import wire
 from sidecar.address import Address
 from sidecar.overlay import Connection, Overlay

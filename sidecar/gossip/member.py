@@ -26,8 +26,9 @@ import trio
 from pki.bundle import TrustBundle, open_successor
 from pki.clock import Clock, Wall
 from pki.errors import RemoteError
+from pki.fields import Wire
 from pki.judge import Word
-from pki.statement import KINDS, Edition, Heartbeat, Operator, Revocation, Statement, Wire, parse
+from pki.statement import KINDS, Edition, Heartbeat, Operator, Revocation, Statement, parse
 from sidecar import assemble
 from sidecar.gossip.editions import counts_as, due, due_entry
 from sidecar.gossip.flood import (

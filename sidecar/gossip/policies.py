@@ -7,7 +7,8 @@ import structlog
 import trio
 
 from pki.errors import ConfigError, LocalError
-from pki.statement import Edition, Wire
+from pki.fields import Wire
+from pki.statement import Edition
 from sidecar.compiling import load_aside
 from sidecar.defaults import POLICY_BYTES
 from sidecar.gossip.editions import NO_POLICY

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from pki.asking import Answer
 from pki.certificate import read
 from pki.clock import Wall
 from pki.errors import RemoteError
@@ -44,6 +45,11 @@ from sidecar.gossip import digest
 
 MEMBER_LIVE_STATEMENTS = 4_096
 """Of any signer but the CA, the root and operators, of each kind."""
+OPERATOR_LIVE_ANSWERS = 1_024
+"""Approvals, and again refusals: apart from locks, so that who approves all day can still stop something."""
+SESSION_LIVE_REQUESTS = 32
+NODE_LIVE_REQUESTS = 2_048
+"""Of all sessions of a node together: a rogue node may start sessions, and must not fill the others' disks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +139,13 @@ class Store:
         self._hold(entry)
         return True
 
+    def of_kinds(self, *kinds: str) -> Iterator[Entry]:
+        """What counts of these kinds: settled, or a restriction, which counts at once."""
+        for name, entry in self._entries.items():
+            kind = entry.statement.kind
+            if kind in kinds and (name in self._settled or is_restriction(entry.statement)):
+                yield entry
+
     def restore(self, entry: Entry) -> None:
         """Put back an entry that was settled before a restart; :meth:`settle` them all once they are back."""
         self._hold(entry)
@@ -219,11 +232,11 @@ class Store:
         return [self._entries[name] for name in self._subjects.get(subject, ())] if subject else []
 
     def _check_quota(self, entry: Entry) -> None:
-        quota = _quota(entry)
-        if quota is not None and self._quota[quota] >= _allowance(quota):
-            raise RemoteError(
-                f"statement {entry.statement.kind}: its signer has {self._quota[quota]} live already, the most there may be"
-            )
+        for quota in _quotas(entry):
+            if self._quota[quota] >= _allowance(quota):
+                raise RemoteError(
+                    f"statement {entry.statement.kind}: its signer has {self._quota[quota]} live already, the most there may be"
+                )
 
     def _hold(self, entry: Entry) -> None:
         name = entry.statement.id
@@ -250,9 +263,7 @@ class Store:
         self._ids_digest = None
 
     def _count(self, entry: Entry, change: int) -> None:
-        quota = _quota(entry)
-        if quota is not None:
-            self._quota += Counter({quota: change})
+        self._quota += Counter(dict.fromkeys(_quotas(entry), change))
 
 
 def stages(statements: Iterable[Statement]) -> list[list[Statement]]:
@@ -287,17 +298,29 @@ def _signer_of(statement: Statement) -> str:
     return str(name or "")
 
 
-def _quota(entry: Entry) -> tuple[str, str] | None:
-    """Under what an entry is counted; None: it is the CA's or the root's."""
+def _quotas(entry: Entry) -> tuple[tuple[str, str], ...]:
+    """Under what an entry is counted; none: it is the CA's or the root's."""
     if not entry.author.startswith("spiffe://"):
-        return None
-    is_operator = SpiffeId.parse(entry.author).kind is IdKind.OPERATOR
-    return entry.author, "" if is_operator else entry.statement.kind
+        return ()
+    author, kind = SpiffeId.parse(entry.author), entry.statement.kind
+    if author.kind is IdKind.OPERATOR:
+        return ((entry.author, kind if isinstance(entry.statement.body, Answer) else ""),)
+    if author.kind is IdKind.AGENT:
+        return (entry.author, "session"), (author.node, "node")
+    return ((entry.author, kind),)
 
 
 def _allowance(quota: tuple[str, str]) -> int:
-    _, kind = quota
-    return MEMBER_LIVE_STATEMENTS if kind else OPERATOR_LIVE_STATEMENTS
+    return _ALLOWANCES.get(quota[1], MEMBER_LIVE_STATEMENTS)
+
+
+_ALLOWANCES = {
+    "": OPERATOR_LIVE_STATEMENTS,
+    "approval": OPERATOR_LIVE_ANSWERS,
+    "refusal": OPERATOR_LIVE_ANSWERS,
+    "session": SESSION_LIVE_REQUESTS,
+    "node": NODE_LIVE_REQUESTS,
+}
 
 
 def _expires(entry: Entry) -> int:

@@ -13,9 +13,9 @@ import trio
 
 from pki import codec
 from pki.bundle import key_of
+from pki.fields import Wire
 from pki.framing import MAX_FRAME_BODY
 from pki.spki import spki
-from pki.statement import Wire
 from pki.tls.context import make_context
 from pki.tls.frames import FrameStream
 from pki.tls.stream import TlsStream

@@ -14,6 +14,7 @@ import trio
 
 from pki import codec
 from pki.clock import HOUR, MINUTE
+from pki.fields import Wire
 from pki.statement import (
     MAX_STATEMENT_BYTES,
     Adoption,
@@ -32,7 +33,6 @@ from pki.statement import (
     Receipt,
     Revocation,
     Target,
-    Wire,
     parse,
 )
 from sidecar import wire

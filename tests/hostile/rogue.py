@@ -20,12 +20,13 @@ from pki.authority.keystore import Authority, open_online
 from pki.bundle import TrustBundle
 from pki.clock import HOUR, SystemClock, Wall
 from pki.errors import LockgateError
+from pki.fields import Wire
 from pki.framing import Frame
 from pki.http.client import connect_ca
 from pki.ids import new_id
 from pki.spiffe import SpiffeId
 from pki.spki import Key
-from pki.statement import Terms, Wire, sign
+from pki.statement import Terms, sign
 from pki.tls.context import make_context
 from pki.tls.frames import FrameStream
 from pki.tls.stream import TlsStream

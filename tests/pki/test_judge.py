@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import msgspec
 import pytest
 
+from pki.asking import ANSWER_LIFE, PENDING, Answer, EscalationRequest, Lease
 from pki.clock import HOUR, SECOND, Wall
 from pki.errors import RemoteError
+from pki.fields import Wire
+from pki.ids import new_id
 from pki.judge import Trust, Word, judge
 from pki.spiffe import SpiffeId
 from pki.spki import Key, spki_sha256
@@ -30,7 +34,6 @@ from pki.statement import (
     Statement,
     Target,
     Terms,
-    Wire,
     sign,
 )
 from tests.authority import NOW, TRUST_DOMAIN, new_key, tiny_ca
@@ -46,6 +49,22 @@ OWN_SESSION = Target(kind="id", value=str(CA.agent()))
 class Opaque(Wire, frozen=True):
     """Stands for the body of a kind that is not applied yet."""
 
+
+REQUEST = EscalationRequest(
+    session=str(CA.agent()),
+    uid=1001,
+    rule="ticket-writes",
+    services=["tickets"],
+    operations=None,
+    arguments="",
+    tool_node="",
+    uses=0,
+    ttl=HOUR // 2,
+    reason="ticket 7",
+    policy=HASH,
+    decide_by=NOW + HOUR // 2,
+    nonce=bytes(16),
+)
 
 BODIES: dict[str, Wire] = {
     "bundle": Bundle(
@@ -68,6 +87,10 @@ BODIES: dict[str, Wire] = {
     "revocation": Revocation(target=OWN_SESSION),
     "demand": Demand(action="unlock", ids=[ID]),
     "receipt": Receipt(applied=[Applied(id=ID, since=NOW, cut=0)]),
+    "request": REQUEST,
+    "approval": Answer(request=HASH),
+    "refusal": Answer(request=HASH),
+    "lease": Lease(request=b"raw", until=NOW + HOUR, approvers=["anna"]),
 }
 
 
@@ -275,3 +298,53 @@ def test_roles_stand_in_the_roster_and_change_with_it() -> None:
     bare = Operator(sequence=2, name="rita", key=ROSTER["rita"].key, roles=[])
     for entry in (bare, None):
         assert "may not sign it" in refusal(statement, Trust(CA.bundle, {"rita": entry}.get))
+
+
+def asked(terms: Terms = TERMS, **other: object) -> Statement:
+    """A request that differs from a good one in these fields."""
+    return say(AUTHORS["session"], "request", msgspec.structs.replace(REQUEST, **other), terms)
+
+
+def test_a_request_asks_for_its_signer_alone() -> None:
+    """A session of the same agent on the same node may not ask in another one's name."""
+    other = member(CA.agent(session=new_id(b"b" * 16)), Signer.SESSION)
+    assert other.author != REQUEST.session
+    statement = say(other, "request", REQUEST)
+    assert "another session" in refusal(statement)
+
+
+@pytest.mark.parametrize(
+    ("terms", "other", "why"),
+    [
+        (TERMS, {"decide_by": NOW}, "at most an hour"),
+        (
+            Terms(1, NOW, NOW + PENDING + 1 + HOUR // 2),
+            {"decide_by": NOW + PENDING + 1},
+            "at most an hour",
+        ),
+        (Terms(1, NOW, NOW + HOUR + 1), {}, "expires when"),
+        (Terms(1, NOW, NOW + HOUR - 1), {}, "expires when"),
+        (TERMS, {"uses": 1}, "one tool node"),
+        (TERMS, {"tool_node": "tools-1"}, "one tool node"),
+    ],
+)
+def test_a_request_waits_an_hour_at_most_and_lives_as_long_as_its_lease(
+    terms: Terms, other: dict[str, object], why: str
+) -> None:
+    """What would fill a place for longer than it can matter is refused, and a count without a place to count."""
+    assert why in refusal(asked(terms=terms, **other))
+
+
+def test_a_request_may_wait_a_whole_hour() -> None:
+    """And be bound to a number of uses at one node."""
+    good = asked(
+        terms=Terms(1, NOW, NOW + PENDING + HOUR // 2), decide_by=NOW + PENDING, uses=1, tool_node="tools-1"
+    )
+    assert judge(good, TRUST, NOW).signers == {Signer.SESSION}
+
+
+def test_an_answer_of_an_operator_lives_no_longer_than_what_it_is_about() -> None:
+    """The CA's own refusal is numbered, and may."""
+    longer = Terms(1, NOW, NOW + ANSWER_LIFE + 1)
+    assert "longer than any request" in refusal(say(AUTHORS["approver"], "refusal", terms=longer))
+    assert judge(say(AUTHORS["ca"], "refusal", terms=longer), TRUST, NOW).by is None

@@ -9,8 +9,8 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from pki.errors import LockgateError, RemoteError
+from pki.fields import Wire
 from pki.spiffe import SpiffeId
-from pki.statement import Wire
 from sidecar.address import Address
 from sidecar.gossip.member import Member
 from sidecar.net import dial_tcp

@@ -1,5 +1,6 @@
 from pki.clock import HOUR, SECOND, Wall
-from pki.statement import MAX_ITEMS, Lock, Receipt, Statement, Target, parse
+from pki.fields import MAX_ITEMS
+from pki.statement import Lock, Receipt, Statement, Target, parse
 from sidecar.identity import Credential
 from sidecar.receipts import receipts
 from tests.authority import NOW, new_key, tiny_ca

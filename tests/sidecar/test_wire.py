@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from pki import codec
 from pki.errors import LocalError, RemoteError
+from pki.fields import Wire
 from pki.framing import MAX_FRAME_BODY
-from pki.statement import MAX_STATEMENT_BYTES, Wire
+from pki.statement import MAX_STATEMENT_BYTES
 from sidecar import wire
 from sidecar.gossip.flood import BATCH_BYTES, IDS_PER_PART, MAX_BATCH_ITEMS
 from sidecar.gossip.texts import PART_BYTES

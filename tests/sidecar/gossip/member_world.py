@@ -8,8 +8,9 @@ from pathlib import Path
 import trio
 
 from pki.errors import LocalError
+from pki.fields import Wire
 from pki.judge import Word
-from pki.statement import Statement, Wire
+from pki.statement import Statement
 from sidecar.gossip.journal import Journal
 from sidecar.gossip.member import Member
 from sidecar.gossip.store import Entry

@@ -12,6 +12,7 @@ from pki.verify import Identity, verify
 from sidecar.defaults import OPERATOR_LOCK_MAX_TTL, RETENTION, SKEW
 from sidecar.gossip.intake import Ground, admit, original_of
 from sidecar.snapshot import LockInForce, Moment, Restrictions, RevocationInForce, Target
+from tests.asking import approves, asks
 from tests.authority import NOW, SESSION
 from tests.statements import Mint, Signatory, lock, revocation
 
@@ -170,8 +171,16 @@ def test_an_adoption_wraps_a_restriction() -> None:
     assert original_of(original) is None
 
 
-def test_a_sessions_word_is_not_taken_yet() -> None:
-    """None of its kinds is applied by this version, so none is kept either."""
+def test_a_session_signs_requests_and_nothing_else() -> None:
+    """It asks; that anything follows is for others to say."""
     session = MINT.member(MINT.ca.agent(session=SESSION))
-    with pytest.raises(RemoteError, match="not applied by this version"):
-        admit(session.says("request", lock()), ground())
+    assert admit(asks(session), ground()).signers == {Signer.SESSION}
+    with pytest.raises(RemoteError, match="may not sign it"):
+        admit(approves(session, asks(session)), ground())
+
+
+def test_a_revoked_session_asks_for_nothing() -> None:
+    """Nor does an operator who is revoked answer anything."""
+    session = MINT.member(MINT.ca.agent(session=SESSION))
+    with pytest.raises(RemoteError, match="is revoked"):
+        admit(asks(session), ground(Target("session", SESSION)))

@@ -8,9 +8,9 @@ import trio
 import trio.testing
 
 from pki.errors import UnreachableError
+from pki.fields import Wire
 from pki.framing import HEADER_BYTES
 from pki.spiffe import SpiffeId
-from pki.statement import Wire
 from pki.tls.frames import FrameStream
 from sidecar import wire
 from sidecar.address import Address

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pki.statement import Policy, Wire
+from pki.fields import Wire
+from pki.statement import Policy
 from sidecar.gossip.policies import Loaded, Policies
 from sidecar.gossip.texts import PART_BYTES
 from sidecar.objects import Objects

@@ -4,13 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pki.asking import EscalationRequest
 from pki.clock import HOUR, MINUTE, SECOND, Wall
 from pki.errors import RemoteError
+from pki.ids import new_id
 from pki.judge import Word
+from pki.spiffe import SpiffeId
 from pki.statement import Applied, Receipt, Signer, Statement, Terms, parse, sign
 from sidecar.defaults import OPERATOR_LIVE_STATEMENTS, OPERATOR_LOCK_MAX_TTL, RETENTION
 from sidecar.gossip import store as store_module
 from sidecar.gossip.store import Entry, Store, is_restriction, stages
+from tests.asking import approves, asks, refuses, session
 from tests.authority import NOW
 from tests.statements import Mint, ca_word, lock, revocation, word_of
 
@@ -56,6 +60,8 @@ def word(statement: Statement) -> Word:
     for who, signer in ((ALICE, Signer.RESPONDER), (BOB, Signer.RESPONDER), (NODE, Signer.NODE)):
         if statement.envelope.chain[0] == who.chain[0]:
             return word_of(statement, who.id, signer)
+    if isinstance(statement.body, EscalationRequest):
+        return word_of(statement, SpiffeId.parse(statement.body.session), Signer.SESSION)
     return ca_word(statement)
 
 
@@ -311,6 +317,42 @@ def test_a_node_has_a_quota_of_its_own_for_each_kind(monkeypatch: pytest.MonkeyP
     store = filled(receipt, SESSION_END)
     with pytest.raises(RemoteError, match="1 live already"):
         take(store, NODE.says("revocation", revocation("session", "e" * 26)))
+
+
+def test_a_session_has_a_quota_and_its_node_one_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that asks in a loop fills its own place; a node that starts sessions to ask, the node's."""
+    monkeypatch.setattr(store_module, "_ALLOWANCES", {"session": 2, "node": 3})
+    loud, quiet = session(MINT), session(MINT, new_id(b"b" * 16))
+    requests = [asks(one, nonce=bytes([n] * 16)) for one in (loud, quiet) for n in range(3)]
+    store = filled(*requests[:2])
+    with pytest.raises(RemoteError, match="2 live already"):
+        take(store, requests[2])
+    assert take(store, requests[3])
+    with pytest.raises(RemoteError, match="3 live already"):
+        take(store, requests[4])
+    assert take(store, asks(session(MINT, new_id(b"c" * 16), "agents-2")))
+
+
+def test_answers_leave_an_operator_the_places_of_its_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who approves all day can still stop something, and refuse something."""
+    monkeypatch.setattr(store_module, "_ALLOWANCES", {"": 1, "approval": 1, "refusal": 1})
+    request = asks(session(MINT))
+    store = filled(approves(ALICE, request), refuses(ALICE, request), ALICE.says("lock", lock()))
+    for one in (approves(ALICE, request, NOW + 2), refuses(ALICE, request, NOW + 2)):
+        with pytest.raises(RemoteError, match="1 live already"):
+            take(store, one)
+
+
+def test_a_permission_is_given_out_once_it_is_settled_and_a_restriction_at_once() -> None:
+    """What a crash could lose must not have let anything in."""
+    request = asks(session(MINT))
+    store, answers = Store(), [approves(ALICE, request), refuses(ALICE, request)]
+    for one in answers:
+        take(store, one, settled=False)
+    assert [entry.statement for entry in store.of_kinds("approval", "refusal")] == answers[1:]
+    store.settle(one.id for one in answers)
+    assert [entry.statement for entry in store.of_kinds("approval", "refusal")] == answers
+    assert list(store.of_kinds("request")) == []
 
 
 def test_the_first_receipt_of_a_node_counts() -> None:

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pki.clock import HOUR, Wall
-from pki.statement import Wire
+from pki.fields import Wire
 from sidecar import wire
 from sidecar.audit.record import Kind
 from sidecar.policy.narrowing import Narrowing

@@ -6,9 +6,9 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from pki.fields import Wire
 from pki.framing import Frame
 from pki.ids import new_id
-from pki.statement import Wire
 from sidecar import wire
 from sidecar.audit.record import Kind
 from sidecar.defaults import CONNECTION_PROOFS
