@@ -108,7 +108,7 @@ class Issuer:
             raise RefusalError(Refusal.NOT_ALLOWED, f"{what}; {how}")
         followed = self.register.renewal_of(holder.serial)
         if followed is not None:
-            return followed[1], self.authority.issuer.certificate
+            return self._with_issuer(followed[1])
         plan = self._plan(holder.id, key, at)
         plan = replace(plan, lineage=holder.lineage, lifetime=min(plan.lifetime, ends - at))
         return self._issue(plan, "renewal", renewed=holder.serial)
@@ -189,7 +189,13 @@ class Issuer:
             is_node = second.id.kind is IdKind.NODE
             help_ = "revoke this node and re-join" if is_node else "revoke this session"
             raise RefusalError(Refusal.CLONE, f"{what}; somebody has a copy of it: {help_}")
-        return der, self.authority.issuer.certificate
+        return self._with_issuer(der)
+
+    def _with_issuer(self, der: bytes) -> Chain:
+        """A chain that was given before. It may hang on the issuer of before a rollover."""
+        signer = read(der).authority_key_id
+        issuers = (self.authority.issuer.certificate, *self.authority.bundle.issuers)
+        return der, next((one for one in issuers if read(one).subject_key_id == signer), issuers[0])
 
     def _plan(self, identity: SpiffeId, key: PublicKey, at: Wall) -> LeafPlan:
         return LeafPlan(
@@ -201,7 +207,8 @@ class Issuer:
         )
 
     def _issue(self, plan: LeafPlan, basis: str, renewed: str | None = None) -> Chain:
-        leaf = svid.leaf(plan, self.authority.issuer)
+        signer = self.authority.issuer
+        leaf = svid.leaf(plan, signer)
         made, serial = read(leaf), f"{plan.serial:x}"
         issuance = Issuance(
             serial=serial,
@@ -213,9 +220,10 @@ class Issuer:
             basis=basis,
             renewed=renewed,
             der=leaf if renewed else None,
+            issuer=made.authority_key_id.hex(),
         )
         self.register.add_certificate(issuance)
-        return leaf, self.authority.issuer.certificate
+        return leaf, signer.certificate
 
 
 def _shortened(plan: LeafPlan, at: Wall, left: int | None) -> LeafPlan:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from pki.authority import schema
+from pki.authority.export import Revoked
 from pki.clock import Wall
 from pki.errors import LocalError
 from pki.spiffe import IdKind, SpiffeId
@@ -63,6 +64,8 @@ class Issuance:
     renewed: str | None = None
     """The serial of the certificate, of a node or an operator, that this one follows."""
     der: bytes | None = None
+    issuer: str = ""
+    """The key identifier of the certificate that signed it, in hex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +197,10 @@ class Register:
             issuance.basis,
             issuance.renewed,
             issuance.der,
+            issuance.issuer,
         )
         with self._transaction() as db:
-            db.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def renewal_of(self, serial: str) -> tuple[bytes, bytes] | None:
         """The certificate that followed this one: SHA-256 of its SPKI, and its DER; None if none did."""
@@ -278,12 +282,27 @@ class Register:
             row = db.execute("SELECT lineage FROM certificates WHERE serial = ?", (serial,)).fetchone()
         return None if row is None else str(row[0])
 
+    def revoked(self, issuer: str, now: Wall) -> list[Revoked]:
+        """The certificates of one issuer (hex of its key identifier) that were revoked before their end."""
+        query = "SELECT serial, spiffe_id, lineage FROM certificates WHERE not_after > ? AND issuer = ?"
+        with self._transaction("DEFERRED") as db:
+            held = db.execute(query, (now, issuer)).fetchall()
+            found = [
+                (serial, self._banned_since(db, SpiffeId.parse(name), line)) for serial, name, line in held
+            ]
+        return [Revoked(serial, since) for serial, since in found if since is not None]
+
+    @staticmethod
+    def _banned_since(db: sqlite3.Connection, identity: SpiffeId, lineage: str) -> Wall | None:
+        query = "SELECT min(at) FROM bans WHERE kind = ? AND value = ? AND lifted IS NULL"
+        names = [*_names(identity), ("serial", lineage)]
+        since = [at for name in names for (at,) in db.execute(query, name) if at is not None]
+        return Wall(min(since)) if since else None
+
     def is_banned(self, identity: SpiffeId, lineage: str = "") -> bool:
         """Whether anything that stands for this identity, or its lineage of certificates, was revoked."""
-        names = [*_names(identity), ("serial", lineage)]
         with self._transaction("DEFERRED") as db:
-            query = "SELECT 1 FROM bans WHERE kind = ? AND value = ? AND lifted IS NULL"
-            return any(db.execute(query, name).fetchone() for name in names)
+            return self._banned_since(db, identity, lineage) is not None
 
     # Policies
 

@@ -81,4 +81,9 @@ _MIGRATIONS = (
         # What was signed in each ID token that started a session: it starts no other.
         "CREATE TABLE id_tokens (digest BLOB PRIMARY KEY, expires INTEGER NOT NULL) STRICT",
     ),
+    (
+        # Under which issuing key a certificate hangs, by its key identifier: what a rollover of it would end.
+        "ALTER TABLE certificates ADD COLUMN issuer TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX certificates_by_end ON certificates (not_after)",
+    ),
 )

@@ -12,6 +12,7 @@ from pki.clock import SECOND
 from pki.errors import LocalError
 from sidecar import defaults
 from sidecar.address import ANY_HOST, Address
+from sidecar.cli.ca_export import export
 from sidecar.cli.node import serve as serve_daemon
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import ADDRESS, DURATION, NAME, TRUST_DOMAIN
@@ -73,6 +74,9 @@ def init(
     pin = next(iter(open_online(paths.authority_dir).pins)).hex()
     settings.emit({"ca": str(who), "root_pin": pin}, _next_steps(settings, who, pin))
     return Exit.YES
+
+
+ca.add_command(export)
 
 
 @ca.command()

@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
@@ -90,6 +92,19 @@ def leaf(*change: Extension, signer: svid.Signer = CA.issuer, fields: Fields | N
     return forge(signer, fields, change=change)
 
 
+def with_sha1(der: bytes) -> bytes:
+    """The same leaf under a true ecdsa-with-SHA1 signature of our issuer: the maker of certificates refuses to."""
+    sha256, sha1 = bytes.fromhex("300a06082a8648ce3d040302"), bytes.fromhex("300906072a8648ce3d0401")
+    shorter = read(der).parsed.tbs_certificate_bytes.replace(sha256, sha1)
+    content = shorter[:2] + (len(shorter) - 4).to_bytes(2) + shorter[4:]
+    signature = b"\0" + CA.issuer.key.sign(content, ec.ECDSA(hashes.SHA1()))  # noqa: S303 - what is refused
+    whole = content + sha1 + bytes([3, len(signature)]) + signature
+    return b"\x30\x82" + len(whole).to_bytes(2) + whole
+
+
+WEAK = rsa.generate_private_key(65_537, 1_024)  # noqa: S505 - that is what is refused
+P384 = ec.derive_private_key(7, ec.SECP384R1())
+ED25519 = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))
 SECOND_ISSUER = new_issuer(CA.root)
 STRANGER = svid.Signer(ISSUER, new_key())  # says it is our issuer, signs with a key of its own
 NODE_KEY = new_key()
@@ -165,6 +180,15 @@ CASES: dict[str, tuple[Chain, set[Rule]]] = {
         (leaf(unknown("1.2.3", b"\x05\x00", critical=True)), ISSUER),
         {Rule.CRITICAL_EXTENSION},
     ),
+    "name constraints in a leaf": (
+        (leaf((x509.NameConstraints([x509.UniformResourceIdentifier("example.org")], None), True)), ISSUER),
+        {Rule.CRITICAL_EXTENSION},
+    ),
+    "an RSA key of 1,024 bits": ((leaf(fields=Fields(key=WEAK.public_key())), ISSUER), {Rule.KEY}),
+    "a key on another curve": ((leaf(fields=Fields(key=P384.public_key())), ISSUER), {Rule.KEY}),
+    "an Ed25519 key": ((leaf(fields=Fields(key=ED25519.public_key())), ISSUER), {Rule.KEY}),
+    "a SHA-1 signature": ((with_sha1(LEAF), ISSUER), {Rule.ALGORITHM}),
+    "a SHA-224 signature": ((leaf(fields=Fields(algorithm=hashes.SHA224())), ISSUER), {Rule.ALGORITHM}),
     "all that at once": (
         (leaf(uris(), purposes(ExtendedKeyUsageOID.CODE_SIGNING), key_usage(), signer=STRANGER), LEAF),
         {Rule.NAMES, Rule.EXTENDED_KEY_USAGE, Rule.KEY_USAGE, Rule.ISSUER},
@@ -314,6 +338,7 @@ def test_a_second_encoding_of_one_certificate_is_the_same_identity() -> None:
     twin = twin_of(LEAF)
     assert twin != LEAF
     one, other = accepted(CHAIN), accepted((twin, ISSUER))
+    assert other.serials == one.serials  # what a revocation by serial is held against
     assert replace(other, chain=one.chain) == one
     assert rejected((LEAF, twin_of(ISSUER))) == {Rule.ISSUER}
 
