@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 # A package stands for every module in it.
 PURE_CORES = (
+    "pki.authority.entries",
     "pki.authority.export",
     "pki.bundle",
     "pki.certificate",

@@ -20,9 +20,9 @@ from typing import Annotated
 import msgspec
 
 from pki import codec
+from pki.authority.entries import Invitation
 from pki.authority.issuer import Chain, Issuer
 from pki.authority.refusal import Refusal, RefusalError
-from pki.authority.register import Invitation
 from pki.certificate import lineage_of, read
 from pki.clock import DAY, Wall
 from pki.errors import LocalError

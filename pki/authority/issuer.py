@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from pki import svid
+from pki.authority.entries import Issuance
 from pki.authority.id_token import SKEW, OnBehalfOf
 from pki.authority.keystore import Authority, Entropy
 from pki.authority.refusal import Refusal, RefusalError
-from pki.authority.register import Issuance, Register
+from pki.authority.register import Register
 from pki.certificate import read
 from pki.clock import DAY, HOUR, Wall
 from pki.spiffe import IdKind, SpiffeId

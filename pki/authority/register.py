@@ -17,11 +17,11 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from pki.authority import schema
+from pki.authority.entries import Invitation, Issuance, Issued, PolicyVersion, Proposal, Spending
 from pki.authority.export import Revoked
 from pki.clock import Wall
 from pki.errors import LocalError
@@ -29,79 +29,6 @@ from pki.spiffe import IdKind, SpiffeId
 from pki.statement import Target
 
 BUSY_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Invitation:
-    """Who may come in with a token: a node, or an operator in ``roles``, until ``expires``."""
-
-    kind: IdKind
-    name: str
-    roles: tuple[str, ...]
-    expires: Wall
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """A token after someone tried to spend it: by whose key it is spent (SHA-256 of the SPKI), and the answer."""
-
-    invitation: Invitation
-    spent_by: bytes | None
-    answer: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Issuance:
-    """One certificate; serials in lower-case hex. ``basis`` says why it was issued: a token, a renewal, a session."""
-
-    serial: str
-    lineage: str
-    id: SpiffeId
-    spki_sha256: bytes
-    not_before: Wall
-    not_after: Wall
-    basis: str
-    renewed: str | None = None
-    """The serial of the certificate, of a node or an operator, that this one follows."""
-    der: bytes | None = None
-    issuer: str = ""
-    """The key identifier of the certificate that signed it, in hex."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyVersion:
-    """A policy that was published; ``approver`` is empty where it took one, ``nodes`` where it is no canary."""
-
-    sequence: int
-    digest: str
-    author: str
-    approver: str
-    nodes: tuple[str, ...]
-    at: Wall
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A policy that waits for a second operator. ``base``: the digest of the one that it was compared with.
-
-    ``terms`` is what else was asked for, as JSON.
-    """
-
-    digest: str
-    base: str
-    author: str
-    terms: str
-    at: Wall
-    expires: Wall
-
-
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """A certificate, as it stands in the register."""
-
-    id: str
-    lineage: str
-    not_after: Wall
 
 
 class Register:
@@ -227,7 +154,7 @@ class Register:
             row = db.execute(query, (lineage,)).fetchone()
         return None if row is None else Wall(row[0])
 
-    def issuance_of(self, serial: str) -> "Issued | None":
+    def issuance_of(self, serial: str) -> Issued | None:
         """What is known of a certificate; None for one that was not issued here."""
         with self._transaction("DEFERRED") as db:
             query = "SELECT spiffe_id, lineage, not_after FROM certificates WHERE serial = ?"

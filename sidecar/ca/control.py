@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pki.authority.enrol import Enrolment
-from pki.authority.register import Invitation
+from pki.authority.entries import Invitation
 from pki.clock import DAY, SECOND, Wall
 from pki.codec import convert
 from pki.errors import RefusedError

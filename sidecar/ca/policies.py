@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 import trio
 
+from pki.authority.entries import PolicyVersion, Proposal
 from pki.authority.policies import Answer, Approval, Wish
-from pki.authority.register import PolicyVersion, Proposal
 from pki.authority.signer import StatementSigner
 from pki.clock import HOUR, Clock, Wall
 from pki.errors import ConfigError, Fault, LocalError, RefusedError

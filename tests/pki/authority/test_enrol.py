@@ -4,9 +4,10 @@ import pytest
 import trio
 
 from pki.authority.enrol import MAX_TTL, ROLES, Admission, Enrolment
+from pki.authority.entries import Invitation
 from pki.authority.issuer import Issuer
 from pki.authority.refusal import Refusal, RefusalError
-from pki.authority.register import Invitation, Register
+from pki.authority.register import Register
 from pki.clock import MINUTE, Wall
 from pki.errors import LocalError
 from pki.spiffe import IdKind

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from pki.authority.register import Invitation, Issuance, PolicyVersion, Proposal, Register
+from pki.authority.entries import Invitation, Issuance, PolicyVersion, Proposal
+from pki.authority.register import Register
 from pki.clock import Wall
 from pki.errors import LocalError
 from pki.ids import new_id

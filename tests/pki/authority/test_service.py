@@ -19,11 +19,12 @@ from structlog.testing import capture_logs
 from pki import renewal, statement, svid
 from pki.authority import keystore, service
 from pki.authority.enrol import Enrolment
+from pki.authority.entries import Invitation
 from pki.authority.id_token import OnBehalfOf
 from pki.authority.issuer import Chain, Issuer
 from pki.authority.keystore import Authority
 from pki.authority.policies import Approval, Wish
-from pki.authority.register import Invitation, Register
+from pki.authority.register import Register
 from pki.authority.service import Hooks, application
 from pki.clock import DAY, HOUR, MINUTE, Boot, SystemClock, Wall
 from pki.errors import ConfigError, Fault, LocalError, LockgateError, RefusedError, RemoteError

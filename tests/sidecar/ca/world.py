@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pki.authority.entries import PolicyVersion
 from pki.authority.issuer import Issuer
 from pki.authority.keystore import Authority, Pair
 from pki.authority.policies import Approval, Wish
-from pki.authority.register import PolicyVersion, Register
+from pki.authority.register import Register
 from pki.authority.signer import StatementSigner
 from pki.clock import HOUR, Wall
 from pki.errors import LocalError
