@@ -13,7 +13,8 @@ import msgspec
 import trio
 
 from pki import codec
-from pki.clock import HOUR, MINUTE
+from pki.asking import Lease
+from pki.clock import HOUR, MINUTE, Wall
 from pki.fields import Wire
 from pki.statement import (
     MAX_STATEMENT_BYTES,
@@ -418,7 +419,7 @@ CASES = [
         by(alice, "receipt", Receipt(applied=[Applied(id=a_name(), since=0, cut=0)])),
     ),
     _forged("kind-of-the-future-by-a-node", by(node, "weather", LOCK_ALL)),
-    _forged("lease-by-a-node", by(node, "lease", LOCK_ALL)),
+    _forged("lease-by-a-node", by(node, "lease", Lease(request=b"asked", until=Wall(0), approvers=[]))),
     _malformed("statement-oversized", oversized),
     _malformed("statement-deeply-nested", nested(60_000)),
     _malformed("statement-with-duplicate-keys", duplicate_keys),
