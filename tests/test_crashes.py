@@ -1,19 +1,23 @@
 """kill -9 of the CA and of nodes, at seeded points under load: nothing that was acknowledged is missing afterwards.
 
-One mesh, many rounds. In each, clients open short echo streams and an operator locks, unlocks and revokes, until a
-seeded number of operations is done; then one daemon is killed in the middle of whatever it was doing, and started
-again. What commands acknowledged, node by node, is kept in a ledger and compared with what the nodes then enforce.
+One mesh, many rounds. In each, clients open short echo streams and send requests while an operator locks, unlocks and
+revokes, until a seeded number of operations is done; then one daemon is killed in the middle of whatever it was doing,
+and started again. What commands acknowledged, node by node, is kept in a ledger and compared with what the nodes then
+enforce; what clients were answered, with the records of the nodes, as their segment requires the log.
 
 `make test-long` plays ten times as many rounds: LOCKGATE_ROUNDS.
 """
 
 import os
 import random  # noqa: TID251 - seeded: a round that failed can be played again
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -32,22 +36,31 @@ from tests.sidecar.cli.world import Done, lockgate
 ROUNDS = int(os.environ.get("LOCKGATE_ROUNDS", "20"))
 NODES = ("agents-1", "tools-1")
 MEMBERS = ("ca", *NODES)
-CLIENTS = 3
+CLIENTS = 2
+"""Of each kind."""
 MOST_OPERATIONS = 80
 """Before the kill, counted from the start of a round."""
+ACTS = [(node, act) for act in ("lock agent", "revoke", "lock ghost", "unlock") for node in NODES]
+"""In turns over all rounds, so that each was acknowledged often enough, however slow a machine is."""
+LEAST_ACTS = 3
+"""Of the operator in a round, before the kill."""
 TERM = 10
 """Rounds an operator serves: one may have 200 statements live, no more."""
 
 
 @dataclass
 class Ledger:
-    """What commands acknowledged, by node: the targets of its revocations, and its locks by id."""
+    """What commands acknowledged, by node: the targets of its revocations, and its locks by id. What clients saw."""
 
     revoked: dict[str, set[str]] = field(default_factory=lambda: {node: set() for node in NODES})
     locked: dict[str, set[str]] = field(default_factory=lambda: {node: set() for node in NODES})
     lifted: dict[str, set[str]] = field(default_factory=lambda: {node: set() for node in NODES})
     attempted: set[str] = field(default_factory=set)
     """Locks whose unlock was asked for: it may have worked, whatever the command heard."""
+    echoes: int = 0
+    """Streams whose bytes came back."""
+    pages: set[str] = field(default_factory=set)
+    """Paths of requests that were answered by the tool, each asked for once."""
 
 
 @dataclass
@@ -55,14 +68,14 @@ class Load:
     """Counts what is done, so that a kill comes after so many operations and not after so much time."""
 
     over: bool = False
-    _done: "SimpleQueue[None]" = field(default_factory=SimpleQueue)
-
-    def count(self) -> None:
-        self._done.put(None)
+    of_clients: "SimpleQueue[None]" = field(default_factory=SimpleQueue)
+    of_operator: "SimpleQueue[None]" = field(default_factory=SimpleQueue)
 
     def await_operations(self, number: int) -> None:
         for _ in range(number):
-            self._done.get(timeout=CEILING_SECONDS)
+            self.of_clients.get(timeout=CEILING_SECONDS)
+        for _ in range(LEAST_ACTS):
+            self.of_operator.get(timeout=CEILING_SECONDS)
 
 
 @dataclass
@@ -75,10 +88,15 @@ class Wreck:
     operator: str = "bob"
     torn: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     ids: int = 0
+    turns: int = 0
 
     @property
     def echo(self) -> int:
         return int(self.mesh.env["ECHO"].rpartition(":")[2])
+
+    @property
+    def wiki(self) -> int:
+        return int(self.mesh.env["WIKI"].rpartition(":")[2])
 
     def status(self, member: str) -> dict[str, Any]:
         return call(self.mesh.member(member) / "run" / "admin.sock", "GET", "/v1/status")
@@ -104,7 +122,19 @@ class Wreck:
 @pytest.fixture(scope="module")
 def wreck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wreck]:
     with ExitStack() as stack:
-        yield Wreck(stack.enter_context(dev_mesh(tmp_path_factory.mktemp("crashes") / "D")), stack)
+        wreck = Wreck(stack.enter_context(dev_mesh(tmp_path_factory.mktemp("crashes") / "D")), stack)
+        require_the_log(wreck.mesh)
+        yield wreck
+
+
+def require_the_log(mesh: Mesh) -> None:
+    """From here on nothing of the tools is reached before its record is on disk."""
+    policy = mesh.root / "policy.toml"
+    policy.write_text(
+        policy.read_text().replace("[segments.retrieval]", '[segments.retrieval]\naudit = "required"')
+    )
+    done = mesh.cli("policy", "apply", str(policy), "--yes", "--wait", "20s", operator="alice")
+    assert done.code == Exit.YES, done
 
 
 # The load
@@ -114,22 +144,50 @@ def wreck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wreck]:
 def under_load(wreck: Wreck, chance: random.Random) -> Iterator[Load]:
     """Clients and an operator at work until the end of the block; their failures come out there."""
     load = Load()
-    with ThreadPoolExecutor(CLIENTS + 1) as pool:
-        workers = [pool.submit(_open_streams, wreck.echo, load) for _ in range(CLIENTS)]
-        workers.append(pool.submit(_operate, wreck, load, chance))
+    with ThreadPoolExecutor(2 * CLIENTS + 1) as pool:
+        streams = [pool.submit(_open_streams, wreck.echo, load) for _ in range(CLIENTS)]
+        requests = [pool.submit(_send_requests, wreck.wiki, load) for _ in range(CLIENTS)]
+        operator = pool.submit(_operate, wreck, load, chance)
         try:
             yield load
         finally:
             load.over = True
-            for worker in workers:
-                worker.result(CEILING_SECONDS)
+            wreck.ledger.echoes += sum(worker.result(CEILING_SECONDS) for worker in streams)
+            wreck.ledger.pages.update(*(worker.result(CEILING_SECONDS) for worker in requests))
+            operator.result(CEILING_SECONDS)
 
 
-def _open_streams(port: int, load: Load) -> None:
+def _open_streams(port: int, load: Load) -> int:
     """One short echo after the other. While a daemon is down, being turned away is the right answer."""
+    answered = 0
     while not load.over:
-        _echo(port)
-        load.count()
+        answered += _echo(port) == b"hello"
+        load.of_clients.put(None)
+    return answered
+
+
+def _send_requests(port: int, load: Load) -> list[str]:
+    """One page after the other, none of which the wiki has: its 404 is the tool's answer, all others are not."""
+    answered = []
+    while not load.over:
+        path = f"/api/{secrets.token_hex(8)}"
+        if _page(port, path) == HTTPStatus.NOT_FOUND:
+            answered.append(path)
+        load.of_clients.put(None)
+    return answered
+
+
+def _page(port: int, path: str) -> int:
+    connection = HTTPConnection("127.0.0.1", port, timeout=CEILING_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except TimeoutError:
+        raise
+    except (OSError, HTTPException):
+        return 0
+    finally:
+        connection.close()
 
 
 def _echo(port: int) -> bytes:
@@ -146,8 +204,8 @@ def _operate(wreck: Wreck, load: Load, chance: random.Random) -> None:
     """Stop and let go, through either node, and keep what was acknowledged."""
     held: list[str] = []
     while not load.over:
-        at = chance.choice(NODES)
-        act = chance.choice(("lock agent", "lock ghost", "revoke", "unlock"))
+        at, act = ACTS[wreck.turns % len(ACTS)]
+        wreck.turns += 1
         if act == "unlock" and held:
             _unlock(wreck, at, held.pop(0))
         elif act == "revoke":
@@ -158,7 +216,7 @@ def _operate(wreck: Wreck, load: Load, chance: random.Random) -> None:
                 "agent:researcher" if act == "lock agent" and not held else f"agent:ghost-{wreck.ids % 7}"
             )
             held += _lock(wreck, at, target)
-        load.count()
+        load.of_operator.put(None)
 
 
 def _lock(wreck: Wreck, at: str, target: str) -> list[str]:
@@ -215,9 +273,15 @@ def check_ledger(wreck: Wreck, node: str) -> None:
     assert ledger.lifted[node] & locks == set(), "what was let go is stopped again"
 
 
-def check_audit(wreck: Wreck, node: str) -> None:
-    done = wreck.run(node, "audit", "verify")
-    assert done.code == Exit.YES, done
+def check_audit(wreck: Wreck) -> None:
+    """Every log verifies, that of the CA too, and what a client was answered is on record: requests, where they are read."""
+    for member in MEMBERS:
+        done = wreck.run(member, "audit", "verify")
+        assert done.code == Exit.YES, done
+    for node in NODES:
+        assert len(wreck.mesh.records(node, kind="admitted", service="echo")) >= wreck.ledger.echoes
+    recorded = {one["operation"]["name"] for one in wreck.mesh.records("tools-1", kind="request")}
+    assert wreck.ledger.pages - recorded == set(), "answered requests are on no record"
 
 
 def agree(wreck: Wreck) -> None:
@@ -287,21 +351,21 @@ def test_what_was_acknowledged_outlives_a_kill(wreck: Wreck, number: int) -> Non
     agree(wreck)
     for node in NODES:
         check_ledger(wreck, node)
-    if victim in NODES:
-        check_audit(wreck, victim)
+    check_audit(wreck)
 
 
 def test_the_ledger_was_worth_comparing(wreck: Wreck) -> None:
-    """Locks, revocations and unlocks were acknowledged, by both nodes: else the rounds have shown nothing."""
+    """Locks, revocations and unlocks were acknowledged, by both nodes, and clients answered: else nothing was shown."""
     ledger = wreck.ledger
+    assert min(ledger.echoes, len(ledger.pages)) >= ROUNDS, ledger
     for book in (ledger.locked, ledger.revoked, ledger.lifted):
         assert all(len(book[node]) >= ROUNDS // 4 for node in NODES), book
 
 
 def test_every_torn_line_was_set_aside_and_noted(wreck: Wreck) -> None:
     """What a cut-off write left is no part of the log, and is not thrown away."""
+    check_audit(wreck)
     for node in NODES:
-        check_audit(wreck, node)
         notes = wreck.mesh.records(node, kind="recovery", what="torn_line_set_aside")
         aside = list((wreck.mesh.member(node) / "lib" / "audit-torn").glob("*.torn"))
         assert len(notes) == len(aside) >= wreck.torn[node]
