@@ -14,6 +14,7 @@ from pki.authority.refusal import Refusal, RefusalError
 from pki.authority.register import Register
 from pki.certificate import read
 from pki.clock import DAY, HOUR, Wall
+from pki.errors import LocalError
 from pki.spiffe import IdKind, SpiffeId
 from pki.spki import PublicKey, spki_sha256
 from pki.svid import SERIAL_ENTROPY_BYTES, LeafPlan
@@ -90,8 +91,8 @@ class Issuer:
         followed = self.register.renewal_of(holder.serial)
         if followed is not None:
             return self._again(_Second(holder.id, holder.serial, key, at), followed)
-        plan = self._plan(holder.id, key, at)
-        return self._issue(replace(plan, lineage=holder.lineage), "renewal", renewed=holder.serial)
+        plan = replace(self._plan(holder.id, key, at), lineage=holder.lineage)
+        return self._follow(plan, "renewal", _Second(holder.id, holder.serial, key, at))
 
     def renew_operator(self, holder: Identity, key: PublicKey, at: Wall) -> Chain:
         """An operator's next certificate: the same line and key, and no end later than OPERATOR_LINE allows.
@@ -131,11 +132,12 @@ class Issuer:
         basis = f"session of {session.node}"
         if wanted.renews:
             return self._renew_session(wanted, at, basis)
-        user = self._spend(wanted.user, at)
+        user = wanted.user.user if wanted.user else ""
         plan = replace(self._plan(session, wanted.key, at), on_behalf_of=user)
         if self.register.claim_session(session, f"{plan.serial:x}", user) != f"{plan.serial:x}":
             what = "session: its id belongs to another session; choose a new one"
             raise RefusalError(Refusal.SESSION_TAKEN, what)
+        self._spend(wanted.user, at)
         return self._issue(_shortened(plan, at, wanted.longest), basis)
 
     def refuse_banned(self, identity: SpiffeId, lineage: str = "") -> None:
@@ -164,22 +166,30 @@ class Issuer:
             )
         plan = self._plan(wanted.id, wanted.key, at)
         plan = replace(plan, lineage=before.lineage, on_behalf_of=self.register.user_of(wanted.id))
-        return self._issue(_shortened(plan, at, left), basis, renewed=wanted.renews)
+        second = _Second(wanted.id, wanted.renews, wanted.key, at)
+        return self._follow(_shortened(plan, at, left), basis, second)
 
-    def _spend(self, user: OnBehalfOf | None, at: Wall) -> str:
-        """The user's name. A token that was overheard, or kept, starts no second session."""
-        if user is None:
-            return ""
-        if not self.register.spend_id_token(user.digest, Wall(user.expires + SKEW), at):
+    def _follow(self, plan: LeafPlan, basis: str, second: _Second) -> Chain:
+        """The certificate after another. Of two who ask at once the register takes one, and the other is judged by that."""
+        try:
+            return self._issue(plan, basis, renewed=second.serial)
+        except LocalError:
+            followed = self.register.renewal_of(second.serial)
+            if followed is None:
+                raise
+            return self._again(second, followed)
+
+    def _spend(self, user: OnBehalfOf | None, at: Wall) -> None:
+        """A token that was overheard, or kept, starts no second session; one for a session that is refused is not used up."""
+        if user is not None and not self.register.spend_id_token(user.digest, Wall(user.expires + SKEW), at):
             raise RefusalError(Refusal.ID_TOKEN, "ID token: used before; log in again")
-        return user.user
 
     def _end_of_line(self, holder: Identity) -> Wall:
         """When an operator's token carries no further; the distant past for a line that was never written down."""
         began = self.register.began(holder.lineage)
         return Wall(0) if began is None else Wall(began + svid.BACKDATE + OPERATOR_LINE)
 
-    def _again(self, second: "_Second", followed: tuple[bytes, bytes]) -> Chain:
+    def _again(self, second: _Second, followed: tuple[bytes, bytes]) -> Chain:
         """The same answer for the same key: the first may have been lost on the way. For another key, an alarm."""
         spki, der = followed
         if spki != spki_sha256(second.key):

@@ -119,6 +119,15 @@ def test_an_id_token_starts_one_session(ca: TinyCa, issuer: Issuer) -> None:
     assert reason_of(lambda: issuer.session(again, NOW, anyone)) is Refusal.ID_TOKEN
 
 
+def test_a_session_whose_name_is_taken_costs_no_token(ca: TinyCa, issuer: Issuer) -> None:
+    """The user logs in once for the one that starts."""
+    started(ca, issuer)
+    taken = WantedSession(ca.agent(), new_key().public_key(), user=ALICE)
+    assert reason_of(lambda: issuer.session(taken, NOW, anyone)) is Refusal.SESSION_TAKEN
+    free = replace(taken, id=ca.agent(session=OTHER))
+    assert identity(ca, issuer.session(free, NOW, anyone)).on_behalf_of == "alice"
+
+
 def test_a_session_that_has_ended_is_not_renewed(ca: TinyCa, issuer: Issuer) -> None:
     """Nor one whose longest life is over, however fresh its certificate; no certificate reaches past that."""
     first, key = started(ca, issuer), new_key().public_key()
@@ -252,6 +261,33 @@ def test_a_second_renewal_with_another_key_is_a_clone(ca: TinyCa, issuer: Issuer
     with pytest.raises(RefusalError) as refused:
         issuer.renew(first, new_key().public_key(), LATER)
     assert refused.value.reason is Refusal.CLONE
+
+
+def test_of_two_renewals_at_once_the_later_is_judged_by_the_first(ca: TinyCa, issuer: Issuer) -> None:
+    """Both looked before either wrote. The same key has the same answer, and another raises the alarm."""
+    first, keys = started(ca, issuer), [new_key().public_key() for _ in range(2)]
+    node = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    ways: tuple[Callable[[PublicKey], Chain], ...] = (
+        lambda key: renewed(issuer, first, key),
+        lambda key: issuer.renew(node, key, LATER),
+    )
+    for renew in ways:
+        answer = renew(keys[0])
+        assert late(issuer, partial(renew, keys[0])) == answer
+        assert reason_of(partial(late, issuer, partial(renew, keys[1]))) is Refusal.CLONE
+    assert [serial for serial, _ in issuer.register.clones()] == [first.serial, node.serial]
+
+
+def late(issuer: Issuer, renew: Callable[[], Chain]) -> Chain:
+    """What ``renew`` answers if its first look at the register saw no renewal."""
+    looks = issuer.register.renewal_of
+    with pytest.MonkeyPatch.context() as patch:
+
+        def blind(serial: str) -> None:
+            patch.setattr(issuer.register, "renewal_of", looks)
+
+        patch.setattr(issuer.register, "renewal_of", blind)
+        return renew()
 
 
 def first_of(ca: TinyCa, issuer: Issuer) -> tuple[PublicKey, Identity]:
