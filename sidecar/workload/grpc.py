@@ -106,7 +106,7 @@ class _Connection:
         self._stream = stream
         self._methods = methods
         self._nursery = calls
-        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         self._calls: dict[int, _Call] = {}
         self._count = 0
         self._window = trio.lowlevel.ParkingLot()
@@ -212,7 +212,15 @@ class _Connection:
 
 
 def _texts(headers: Iterable[tuple[str | bytes, str | bytes]]) -> dict[str, str]:
-    return {str(name): str(value) for name, value in headers}
+    """Raises RemoteError for what is no text: decoded by h2, it would be a UnicodeDecodeError past every handler."""
+    try:
+        return {_text(name): _text(value) for name, value in headers}
+    except UnicodeDecodeError:
+        raise RemoteError("a header that is not UTF-8") from None
+
+
+def _text(given: str | bytes) -> str:
+    return given if isinstance(given, str) else given.decode()
 
 
 def _trailers(status: Status, words: str, *, started: bool) -> list[tuple[str, str]]:

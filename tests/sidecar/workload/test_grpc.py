@@ -202,6 +202,19 @@ async def test_a_call_that_is_reset_ends() -> None:
         assert (await one.answer(await one.call("/s/Greet")))[1][0] == b"one"
 
 
+@pytest.mark.parametrize("header", [(b"word", b"\xff\xfe"), (b"w\xc3", b"x")])
+async def test_a_header_that_is_no_text_ends_the_connection_alone(header: tuple[bytes, bytes]) -> None:
+    """Any local user may send one: decoding it must not be what ends the daemon."""
+    async with client() as one:
+        one.h2.config.validate_outbound_headers = False
+        number = one.h2.get_next_available_stream_id()
+        headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/s/Greet"), header]
+        one.h2.send_headers(number, headers)
+        await one.flush()
+        while await one.step():
+            pass
+
+
 async def test_calls_of_one_connection_have_an_end() -> None:
     """A stream opened and reset at once costs us more than its caller (CVE-2023-44487)."""
     async with client() as one:
