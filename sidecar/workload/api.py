@@ -3,15 +3,18 @@
 A program asks without a name. The kernel says which user it runs as, and the policy which agent that user is; where
 that is not exactly one agent, the answer is PERMISSION_DENIED. The session is started for the *process* that connected,
 known by its pidfd: whatever it asks again is answered from the same session, and when the process is gone, the session
-ends. Its key leaves the daemon, and its records say so (`exported`).
+ends. One whose session was revoked, or ended otherwise than with its certificate, gets no other; nor does one that has
+become a child of a session. Its key leaves the daemon, and its records say so (`exported`).
 
 A new answer follows on an open call when the certificate was renewed or the trust bundle has changed. JWT-SVIDs are
 not issued; those methods are UNIMPLEMENTED.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 import trio
@@ -52,9 +55,9 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """The session that a process has."""
+    """The session that a process has, as it was when it started."""
 
-    session: str
+    session: Session
     pidfd: int
 
     def is_of(self, pid: int) -> bool:
@@ -63,6 +66,14 @@ class _Given:
             return pid_of(self.pidfd) == pid
         except ProcessLookupError:
             return False
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Whose turn it is among the calls of one process, and how many want it."""
+
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    wanted: int = 0
 
 
 async def serve_workload_api(listener: trio.SocketListener, node: Node) -> None:
@@ -84,7 +95,7 @@ class WorkloadApi:
         self._tasks = tasks
         self._given: dict[tuple[int, int], _Given] = {}
         """By number and uid of the process: one that has changed its user is another agent."""
-        self._starting = trio.Lock()
+        self._turns: dict[tuple[int, int], _Turn] = {}
 
     def methods(self, program: Program) -> Mapping[str, Method]:
         """What ``program`` may call, by path."""
@@ -103,7 +114,7 @@ class WorkloadApi:
 
     async def _follow(self, call: Call, session: Session) -> None:
         name, sent = session.name, None
-        while (held := self._node.sessions.find(name)) is not None:
+        while (held := self._live(session)) is not None:
             current = (held.identity.serial, self._node.member.bundle.roots)
             if current != sent:
                 await call.send(x509_svid_response([_svid(held, self._bundle())]))
@@ -122,7 +133,8 @@ class WorkloadApi:
 
     async def _session_of(self, program: Program) -> Session:
         """The session that this process has, or a new one; raises GrpcError."""
-        async with self._starting:  # One process asks on several connections at once.
+        async with self._turn(program):
+            self._require_free(program)
             if (held := self._held(program)) is not None:
                 return held
             agent = self._agent_of(program)
@@ -132,22 +144,55 @@ class WorkloadApi:
             except BaseException:
                 os.close(pidfd)
                 raise
-            given = _Given(session.name, pidfd)
+            given = _Given(session, pidfd)
             self._given[program.key] = given
             self._tasks.start_soon(self._watch, program.key, given)
             return session
 
     def _held(self, program: Program) -> Session | None:
+        """The session that this process was given; raises GrpcError when that was ended or revoked."""
         given = self._given.get(program.key)
-        return self._node.sessions.find(given.session) if given and given.is_of(program.caller.pid) else None
+        if given is None or not given.is_of(program.caller.pid):
+            return None
+        if (held := self._live(given.session)) is not None:
+            return held
+        if self._node.life.over(given.session) is Why.REVOKED:
+            raise GrpcError(Status.PERMISSION_DENIED, "the session of your process was ended; start it anew")
+        return None
+
+    def _live(self, session: Session) -> Session | None:
+        """As it is now; None when it can do nothing any more."""
+        held = self._node.sessions.find(session.name)
+        return held if held is not None and self._node.life.over(held) is None else None
+
+    @asynccontextmanager
+    async def _turn(self, program: Program) -> AsyncIterator[None]:
+        """One process asks on several connections at once; it does not hold up the others."""
+        turn = self._turns.setdefault(program.key, _Turn())
+        turn.wanted += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.wanted -= 1
+            if not turn.wanted:
+                del self._turns[program.key]
+
+    def _require_free(self, program: Program) -> None:
+        try:
+            asker_at(self._node, program.connection, program.caller).require_free()
+        except RefusedError as error:
+            raise GrpcError(Status.PERMISSION_DENIED, str(error)) from None
 
     async def _start(self, agent: str, program: Program) -> Session:
         try:
             await self._node.users.learn()
             uid = entitled_uid(self._node, agent, program.caller)
-            asker_at(self._node, program.connection, program.caller).require_free()
+            confirm = partial(self._require_free, program)
             with counted(self._node, uid):
-                return await self._node.life.start(agent, uid, Wish(export=True))
+                return await self._node.life.start(agent, uid, Wish(export=True, confirm=confirm))
+        except GrpcError:
+            raise
         except RefusedError as error:
             raise GrpcError(Status.PERMISSION_DENIED, str(error)) from None
         except UnreachableError as error:
@@ -162,7 +207,7 @@ class WorkloadApi:
         """End the session with its process, however that ends (pidfd_open(2): readable once it has)."""
         try:
             await trio.lowlevel.wait_readable(given.pidfd)
-            if (held := self._node.sessions.find(given.session)) is not None:
+            if (held := self._node.sessions.find(given.session.name)) is not None:
                 self._node.life.end(held, Why.RELEASED)
         finally:
             if self._given.get(key) is given:

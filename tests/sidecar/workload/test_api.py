@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +13,16 @@ import trio
 import trio.testing
 from spiffe._proto import workload_pb2
 
+from pki.spiffe import SpiffeId
+from pki.spki import Key
+from pki.statement import Revocation, Target
+from pki.verify import Identity
+from sidecar.certify import CaAccess
 from sidecar.peercred import PeerCred
 from sidecar.proxy.attribute import ESTABLISHED, SocketOwner
 from sidecar.workload.api import SECURITY_HEADER, SERVICE, Program, WorkloadApi
 from sidecar.workload.grpc import GrpcError, Status
+from tests.authority import NOW
 from tests.sidecar.ca.world import POLICY
 from tests.sidecar.control.world import Here, Station, station, with_policy
 from tests.statements import Mint
@@ -69,12 +76,18 @@ async def api(node: Station) -> AsyncIterator[WorkloadApi]:
         tasks.cancel_scope.cancel()
 
 
-@pytest.fixture
-def process() -> Iterator["subprocess.Popen[bytes]"]:
-    """A program that waits."""
+@contextmanager
+def waiting() -> Iterator["subprocess.Popen[bytes]"]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as one:
         yield one
         one.kill()
+
+
+@pytest.fixture
+def process() -> Iterator["subprocess.Popen[bytes]"]:
+    """A program that waits."""
+    with waiting() as one:
+        yield one
 
 
 def program(pid: int, uid: int = UID, cgroup: int | None = None) -> Program:
@@ -181,7 +194,60 @@ async def test_what_is_left_of_a_session_gets_no_other(
     node.sessions.claimed = frozenset({77})
     error = await refusal(api, program(process.pid, cgroup=77))
     assert error.status is Status.PERMISSION_DENIED
-    assert "in what is left of one that ended" in str(error)
+    assert "what is left of one" in str(error)
+
+
+async def test_a_revoked_program_gets_no_other(
+    api: WorkloadApi,
+    node: Station,
+    process: "subprocess.Popen[bytes]",
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Asking again would be all it takes to live on. Its open call ends, and so it is for as long as it lives."""
+    call = FakeCall()
+    with pytest.RaisesGroup(GrpcError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(api.methods(program(process.pid))[SVID], call)
+            while not call.sent:
+                await trio.lowlevel.checkpoint()
+            (session,) = node.sessions
+            body = Revocation(target=Target(kind="session", value=session.name))
+            said = node.mint.says("revocation", body, NOW)
+            assert await node.member.take([said.raw], None) == []
+    error = await refusal(api, program(process.pid))
+    assert (error.status, "was ended" in str(error)) == (Status.PERMISSION_DENIED, True)
+
+
+async def test_a_program_that_became_a_child_gets_no_key_of_its_parent(
+    api: WorkloadApi, node: Station, process: "subprocess.Popen[bytes]"
+) -> None:
+    """It is asked each time where it runs, not only when its session starts."""
+    await asks(api, program(process.pid))
+    node.sessions.claimed = frozenset({77})
+    assert (await refusal(api, program(process.pid, cgroup=77))).status is Status.PERMISSION_DENIED
+
+
+async def test_a_slow_answer_of_the_ca_holds_up_nobody_else(
+    api: WorkloadApi, node: Station, process: "subprocess.Popen[bytes]"
+) -> None:
+    """One user could else keep all others of the machine waiting; calls of one process wait for each other."""
+    calls, slow = node.certify, []
+
+    async def hangs(wanted: SpiffeId, id_token: str, ca: CaAccess) -> tuple[Identity, Key]:
+        slow.append(wanted)
+        if len(slow) == 1:
+            await trio.sleep_forever()
+        return await calls(wanted, id_token, ca)
+
+    node.life.certify = hangs
+    with waiting() as other:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(api.methods(program(process.pid))[SVID], FakeCall())
+            await trio.testing.wait_all_tasks_blocked()
+            assert (await asks(api, program(other.pid))).ids
+            assert len(slow) == 2
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_process_that_is_gone_gets_nothing(api: WorkloadApi) -> None:
