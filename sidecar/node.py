@@ -117,6 +117,7 @@ class Node:
         self.bindings = Bindings(self.name, self.agent.serve)
         self.warmth = Warmth(self, self.pool, self.carrier.cache)
         self.life.on_start = self.warmth.wake
+        self.life.on_empty = self.children.end_empty
 
     def _overhear(self, one: Record) -> None:
         self.refusals.note(one)
@@ -235,7 +236,6 @@ class Node:
             self.carrier.cut_unrecorded()
             self.carrier.quotas.forget_unused(now)
             self.children.tidy(self.member.moment().now)
-            self.sessions.tidy()
             deadline = table.next_deadline()
             wait = 1.0 if deadline is None else (deadline - clock.boot()) / 1_000_000
             await trio.sleep(min(1.0, max(0.01, wait)))

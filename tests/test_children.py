@@ -216,7 +216,7 @@ def test_a_child_starts_while_the_ca_is_away(mesh: Mesh, agent: Agent) -> None:
 def test_a_child_cannot_escalate(mesh: Mesh, agent: Agent) -> None:
     """Not by a session of its own, not by its parent's name, not by a wider child."""
     child = agent.child("less", services=["echo"])
-    assert "neither starts another" in child.asks("POST", "/v1/sessions", {"agent": "helper"})
+    assert "none of these starts another" in child.asks("POST", "/v1/sessions", {"agent": "helper"})
     assert "service second is none" in child.asks("POST", "/v1/children", {"services": ["second"]})
     own = agent.name
     assert "no such session" in child.asks("DELETE", f"/v1/sessions/{own}")
@@ -242,7 +242,7 @@ def test_the_end_of_a_session_ends_its_children(mesh: Mesh, agent: Agent) -> Non
     )
     reasons = [one["reason"] for one in child.asks("GET", "/v1/refusals")["refusals"]]
     assert "revoked" in reasons, "what is left of a child may still ask why"
-    assert "neither starts another" in child.asks("POST", "/v1/sessions", {"agent": "helper"})
+    assert "none of these starts another" in child.asks("POST", "/v1/sessions", {"agent": "helper"})
 
 
 @pytest.mark.parametrize("how", ["end", "revoke"])

@@ -60,7 +60,8 @@ def agent_app(node: Node) -> Starlette:
         wanted = convert(await body_of(request), StartSession, what="session start")
         await node.users.learn()
         uid = entitled_uid(node, wanted.agent, caller_of(request))
-        _require_free(node, request, wanted)
+        confirm = partial(_require_free, node, request, wanted)
+        confirm()
         if wanted.export and not wanted.hold:
             raise RefusedError(
                 "session: exported credentials are told on the connection that holds it; add hold"
@@ -68,7 +69,7 @@ def agent_app(node: Node) -> Starlette:
         hold = Hold() if wanted.hold else None
         with counted(node, uid), _caller_process(request, wanted) as pidfd:
             session = await node.life.start(
-                wanted.agent, uid, Wish(pidfd, hold, wanted.export, wanted.id_token, wanted.made)
+                wanted.agent, uid, Wish(pidfd, hold, wanted.export, wanted.id_token, wanted.made, confirm)
             )
         started = described(node, session)
         if hold is None:
@@ -121,8 +122,10 @@ def _require_free(node: Node, request: Request, wanted: StartSession) -> None:
 
 @contextmanager
 def _caller_process(request: Request, wanted: StartSession) -> Iterator[int | None]:
-    """A pidfd of the caller, where it is to be known by a cgroup; None, too, when it is gone already."""
+    """A pidfd of the caller, where it is to be known by a cgroup; raises RefusedError when it is gone already."""
     pidfd = peer_pidfd(connection_of(request), caller_of(request).pid) if wanted.own_cgroup else None
+    if wanted.own_cgroup and pidfd is None:
+        raise RefusedError("session: the process that asked is gone")
     try:
         yield pidfd
     finally:

@@ -151,22 +151,25 @@ class Asker:
     def require_free(self) -> None:
         """That it may start a session of its own; raises RefusedError.
 
-        A child would else have all its parent has by starting anew, and so would what is left of a revoked session.
+        By starting anew a child would have all its parent has, a revoked session would be back, and any session would be
+        rid of its user, its longest life and its lineage.
         """
-        if self.is_inside and (self.session is None or self.session.child is not None):
+        if self.is_inside:
             raise RefusedError(
-                "session: you run in a child session, or in what is left of one that ended; neither starts another"
+                "session: you run in a session, a child, or what is left of one, and none of these starts another;"
+                " for fewer rights run: lockgate session child"
             )
 
     def may_touch(self, session: Session) -> bool:
-        """Whether it may act on a session: of its user; from a child, on itself and those below, never on its parent."""
+        """Whether it may act on a session: of its user; from inside one, on itself and those below alone.
+
+        Else an agent that was talked into it would end its sibling, or a child its parent.
+        """
         if not (self.is_root or session.uid == self.owner.uid):
             return False
         if not self.is_inside:
             return True
-        if self.session is None:
-            return False
-        return self.session.child is None or self.session.name in (session.name, *session.parents)
+        return self.session is not None and self.session.name in (session.name, *session.parents)
 
     def viewer(self) -> Viewer:
         if self.is_inside:

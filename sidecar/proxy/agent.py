@@ -169,7 +169,12 @@ class AgentSide:
         if binding.callers is Callers.KERNEL:
             return client, self._attribute(client, binding)
         # Before the handshake, which takes a live process: one that is gone by then has shown nothing.
-        inside = self._inside(client)
+        try:
+            inside = self._inside(client)
+        except LocalError as error:
+            return client, Refused(
+                Reason.WRONG_CALLER, None, f"where the caller runs cannot be told ({error})"
+            )
         try:
             proven = await self.local_tls.accept(client, binding)
         except LockgateError as error:
@@ -182,12 +187,18 @@ class AgentSide:
         return proven.stream, found
 
     def _inside(self, client: trio.SocketStream) -> str | None:
-        """The session or child in whose cgroup the caller is, empty for one that ended; None: in none, or unknown."""
-        try:
-            owner = self.kernel.caller_of(client.socket)
-        except LocalError:
+        """The session or child in whose cgroup the caller is, empty for one that ended; None: in none.
+
+        Raises LocalError where that cannot be told. Taken for none, a child that passes its socket on and dies, or has the
+        kernel's answer fail, would be let in by its parent's certificate. Over TCP a caller that this kernel's table does
+        not list is of elsewhere, in none; one that has left it since has no connection to use.
+        """
+        owner = self.kernel.caller_of(client.socket)
+        if owner is None and Over.of(client.socket) is not Over.UNIX:
             return None
-        if owner is None or owner.cgroup_id is None or owner.cgroup_id not in self.sessions.claimed:
+        if owner is None or owner.inode == 0:
+            raise LocalError("it is gone")
+        if owner.cgroup_id is None or owner.cgroup_id not in self.sessions.claimed:
             return None
         names = (one.name for one in self.sessions.everyone() if one.candidate.cgroup_id == owner.cgroup_id)
         return next(names, "")

@@ -83,14 +83,16 @@ class SessionCgroup:
             raise self._fault("cannot enter it", error) from error
 
     def take_in(self, pidfd: int) -> None:
-        """Move the process behind ``pidfd`` into it; raises LocalError when it is dead, and then nobody is in it."""
+        """Move the process behind ``pidfd`` into it; raises LocalError when it is dead.
+
+        Its number may have been a stranger's by then, who is now here. He stays, in a cgroup that is nobody's.
+        """
         try:
             pid = pid_of(pidfd)
             self.enter(pid)
             if pid_of(pidfd) != pid:
                 raise ProcessLookupError
         except ProcessLookupError:
-            self._turn_out()
             raise LocalError(f"cgroup of session {self.session}: the process that asked is gone") from None
 
     def members(self) -> list[int]:
@@ -120,12 +122,6 @@ class SessionCgroup:
         if self.claim is not None:
             self.claim.release()
         return True
-
-    def _turn_out(self) -> None:
-        """A process that died as we moved it may have left its number to a stranger, who is now here by our mistake."""
-        for pid in self.members():
-            with suppress(OSError):
-                _write(self.path.parent.parent / "cgroup.procs", str(pid))
 
     def _fault(self, what: str, error: OSError) -> LocalError:
         return LocalError(f"cgroup of session {self.session}: {what} ({error.strerror})")
@@ -178,13 +174,16 @@ class SessionCgroups:
         return found
 
     def standing(self) -> list[SessionCgroup]:
-        """Every session cgroup that exists, of live sessions and of ended ones; none if there is no tree."""
+        """Every session cgroup that exists, of live sessions and of ended ones; none if there is no tree.
+
+        Raises OSError where that cannot be told: taken for none, what ended sessions left would be free to start anew.
+        """
         if self.mount is None:
             return []
         try:
             with os.scandir(self.mount / TREE) as entries:
                 found = [one for one in entries if is_id(one.name) and one.is_dir(follow_symlinks=False)]
-        except OSError:
+        except FileNotFoundError:
             return []
         return [SessionCgroup(one.name, Path(one.path), one.inode()) for one in found]
 

@@ -12,6 +12,7 @@ Its end is said to no other node: no other can be asked for it, since only this 
 cut here. A ``revoke session:CHILD`` of an operator does reach every node.
 """
 
+from collections.abc import Container
 from secrets import token_bytes
 
 from pki.clock import Wall
@@ -76,17 +77,18 @@ class ChildLife:
                 live.cut(Reason.REVOKED, "session ended")
 
     def tidy(self, now: Wall) -> None:
-        """End the children that time, their session's end or their processes' leave nothing of. Once a second."""
+        """End the children that time or their session's end leave nothing of. Once a second."""
         for child in self._sessions.children:
-            if why := self._over(child, now):
-                self.end(child, why)
+            if self._sessions.find(child.session) is None:
+                self.end(child, "its session ended")
+            elif now >= child.narrowing.not_after:
+                self.end(child, "its time is over")
 
-    def _over(self, child: Child, now: Wall) -> str:
-        if self._sessions.find(child.session) is None:
-            return "its session ended"
-        if now >= child.narrowing.not_after:
-            return "its time is over"
-        return "" if _is_populated(child.cgroup) else "its last process is gone"
+    def end_empty(self, empty: Container[str]) -> None:
+        """End those among ``empty``: their last process was seen to be gone."""
+        for child in self._sessions.children:
+            if child.id in empty:
+                self.end(child, "its last process is gone")
 
     def _require_room(self, parent: Session) -> None:
         if len(parent.parents) >= MAX_CHILD_DEPTH:
@@ -105,9 +107,8 @@ class ChildLife:
                 " the daemon has to run as root, on a machine with cgroup v2"
             )
         try:
-            cgroup.take_in(pidfd)
+            self._sessions.take_in(cgroup, pidfd)
         except LocalError as error:
-            cgroup.remove()
             raise RefusedError(f"child: {error}") from None
         return cgroup
 
@@ -126,10 +127,3 @@ def _facts(child: Child, uid: int) -> record.Facts:
         "not_after": left.not_after,
         "trace": child.trace,
     }
-
-
-def _is_populated(cgroup: SessionCgroup) -> bool:
-    try:
-        return cgroup.populated()
-    except LocalError:
-        return True

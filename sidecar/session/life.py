@@ -7,7 +7,7 @@ why on record, and says so to every node by a revocation.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -58,7 +58,8 @@ class Surroundings:
 class Wish:
     """How a session is to be: known by a cgroup that the process of ``pidfd`` enters, held by a connection, exported.
 
-    ``made``: the id that root chose for it, and made a cgroup for.
+    ``made``: the id that root chose for it, and made a cgroup for. ``confirm``: raises RefusedError where who asked may not
+    have it any more, now that the CA has answered.
     """
 
     pidfd: int | None = None
@@ -67,6 +68,7 @@ class Wish:
     id_token: str = field(default="", repr=False)
     """Of the user on whose behalf it runs; empty: nobody's."""
     made: str = ""
+    confirm: Callable[[], None] = lambda: None
 
 
 PLAIN = Wish()
@@ -85,6 +87,8 @@ class SessionLife:
         self._thread = trio.CapacityLimiter(1)
         self.on_start: Callable[[], None] = lambda: None
         """Told after each start."""
+        self.on_empty: Callable[[Container[str]], None] = lambda _: None
+        """Told once a second which sessions and children have no process any more."""
         self._holds: dict[str, Hold] = {}
         self._to_say: list[bytes] = []
         """Revocations that wait for the next :meth:`watch`."""
@@ -95,6 +99,7 @@ class SessionLife:
         name = wish.made or new_id(secrets.token_bytes(ID_BYTES))
         wanted = SpiffeId.for_agent(node.trust_domain, agent, node.name, name)
         identity, key = await self.certify(wanted, wish.id_token, self._certificates.ca_access())
+        wish.confirm()
         session = Session(
             identity=identity,
             key=key,
@@ -115,7 +120,20 @@ class SessionLife:
 
     def live(self) -> list[Session]:
         """Those that can still do something. The others are kept until the next starts: refusals say what they were."""
-        return [session for session in self.sessions if self._over(session) is None]
+        return [session for session in self.sessions if self.over(session) is None]
+
+    def over(self, session: Session) -> Why | None:
+        """Why a session can do nothing any more, whether or not it is in the table; None: it can."""
+        facts = Facts(
+            id=str(session.id),
+            agent=session.id.name,
+            session=session.id.session,
+            nodes=(session.id.node,),
+            serials=(session.identity.lineage, session.identity.serial),
+        )
+        if self._member.snapshot.restrictions.revocation_of(facts) is not None:
+            return Why.REVOKED
+        return Why.EXPIRED if session.identity.not_after <= self._member.moment().now else None
 
     def renewable(self) -> list[Session]:
         """Those whose next certificate may end later than the one that they have."""
@@ -167,21 +185,19 @@ class SessionLife:
                 self.end(session, why)
 
     async def run(self) -> None:
-        """End the sessions whose last process has left, until cancelled."""
+        """End what the last process has left, and tidy up after it, until cancelled."""
         while True:
             await trio.sleep(LOOK_SECONDS)
             await self.end_empty()
 
     async def end_empty(self) -> None:
-        """A file is read for each session, so it is done in a thread: hundreds would hold up the streams."""
-        cgroups = [one for one in self.sessions if one.cgroup is not None]
-        if cgroups:
-            empty = await trio.to_thread.run_sync(
-                lambda: [one for one in cgroups if self.sessions.is_empty(one)], limiter=self._thread
-            )
-            for session in empty:
-                if held := self.sessions.find(session.id.session):
-                    self.end(held, Why.EMPTY)
+        """Files are read for each session, so it is done in a thread: hundreds would hold up the streams."""
+        seen = await trio.to_thread.run_sync(self.sessions.look, limiter=self._thread)
+        self.sessions.settle(seen)
+        for session in self.sessions:
+            if session.name in seen.empty:
+                self.end(session, Why.EMPTY)
+        self.on_empty(seen.empty)
 
     def let_go(self, session: Session) -> None:
         """Nobody holds it any more. A cgroup with somebody in it keeps it alive; else it ends."""
@@ -226,13 +242,20 @@ class SessionLife:
 
     def _cgroup(self, name: str, wish: Wish) -> SessionCgroup | None:
         if not wish.made:
-            return None if wish.pidfd is None else self.sessions.confine(name, wish.pidfd)
+            return None if wish.pidfd is None else self._confine(name, wish.pidfd)
         cgroup = self.sessions.adopt(name)
         if cgroup is None or self.sessions.find(name) is not None:
             raise RefusedError(
                 f"session {name}: no cgroup of that name that is root's, and no other session's"
             )
         return cgroup
+
+    def _confine(self, name: str, pidfd: int) -> SessionCgroup | None:
+        """None: this daemon makes none. A caller that died would leave a session that its uid alone tells: refused."""
+        try:
+            return self.sessions.confine(name, pidfd)
+        except LocalError as error:
+            raise RefusedError(f"session: {error}") from None
 
     def _take_out(self, session: Session, why: Why) -> None:
         name = session.id.session
@@ -246,20 +269,8 @@ class SessionLife:
     def _forget_ended(self) -> None:
         """Sessions that can do nothing any more must not make those of the same uid ambiguous."""
         for session in self.sessions:
-            if why := self._over(session):
+            if why := self.over(session):
                 self._take_out(session, why)
-
-    def _over(self, session: Session) -> Why | None:
-        facts = Facts(
-            id=str(session.id),
-            agent=session.id.name,
-            session=session.id.session,
-            nodes=(session.id.node,),
-            serials=(session.identity.lineage, session.identity.serial),
-        )
-        if self._member.snapshot.restrictions.revocation_of(facts) is not None:
-            return Why.REVOKED
-        return Why.EXPIRED if session.identity.not_after <= self._member.moment().now else None
 
     def _limits(self, session: Session) -> Limits:
         policy = self._member.snapshot.policy

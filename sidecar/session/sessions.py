@@ -94,6 +94,19 @@ class Session:
         return replace(self, child=child, started=child.started, trace=child.trace, cgroup=child.cgroup)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of the cgroups at a time."""
+
+    before: frozenset[int]
+    """Those that were claimed then."""
+    standing: frozenset[int] | None
+    """Ids of all that stand; None: that could not be told."""
+    gone: tuple[SessionCgroup, ...]
+    empty: frozenset[str]
+    """Sessions and children that are known by their cgroup, with no process in it any more."""
+
+
 class Sessions:
     """By session id. Memory only: a restart of the daemon ends them."""
 
@@ -161,17 +174,27 @@ class Sessions:
         return cgroup
 
     def confine(self, name: str, pidfd: int) -> SessionCgroup | None:
-        """A cgroup for a session of this name, with the process of ``pidfd`` in it; None where there can be none."""
-        cgroup = self._cgroups.create(name) if self._cgroups else None
-        if cgroup is None:
-            return None
+        """A cgroup for a session of this name, with the process of ``pidfd`` in it; None where there can be none.
+
+        Raises LocalError when that process does not get in: it is gone.
+        """
+        cgroup = self.prepare(name)
+        if cgroup is not None:
+            self.take_in(cgroup, pidfd)
+        return cgroup
+
+    def take_in(self, cgroup: SessionCgroup, pidfd: int) -> None:
+        """Move a process into one that was made for it; raises LocalError, and then that cgroup is nobody's.
+
+        Whoever is in it stays there and is nobody, too: put out, a child's processes would be rid of their session by
+        asking for a grandchild and dying at the right moment.
+        """
         try:
             cgroup.take_in(pidfd)
         except LocalError:
-            cgroup.remove()
-            return None
-        self.claimed |= {cgroup.id}
-        return cgroup
+            if not cgroup.remove():
+                self._left.append(cgroup)
+            raise
 
     def remove(self, name: str) -> Session | None:
         """Take a session out. What it started may live on, in its cgroup, and reaches nothing."""
@@ -187,7 +210,7 @@ class Sessions:
         return list(self._children.values())
 
     def prepare(self, name: str) -> SessionCgroup | None:
-        """A cgroup for the child that is to be ``name``; None where this daemon can make none."""
+        """A cgroup for the session or child that is to be ``name``; None where this daemon can make none."""
         cgroup = self._cgroups.create(name) if self._cgroups else None
         if cgroup is not None:
             self.claimed |= {cgroup.id}
@@ -205,22 +228,48 @@ class Sessions:
         """As the daemon starts: remove what a killed one left. Processes that still run there reach nothing."""
         if self._cgroups is not None:
             self._orphans = self._cgroups.sweep(self._sessions)
-            self.tidy()
+            self.settle(self.look())
 
     @property
     def orphans(self) -> dict[str, int]:
         """Sessions that a killed daemon left with processes still running: how many each."""
         return {one.session: len(one.members()) for one in self._orphans}
 
-    def tidy(self) -> None:
-        """Remove the cgroups of ended sessions that are empty by now, and see which stand. Once a second."""
-        self._left = [cgroup for cgroup in self._left if not cgroup.remove()]
-        self._orphans = [cgroup for cgroup in self._orphans if not cgroup.remove()]
+    def look(self) -> Look:
+        """Remove the cgroups of ended sessions that are empty by now, and see which stand and which are empty.
+
+        Reads and removes a file or more for each session: not on the event loop, which goes on with this table meanwhile.
+        """
+        before = self.claimed
+        gone = [one for one in (*self._left, *self._orphans) if one.remove()]
+        everyone = self.everyone()
+        empty = frozenset(one.name for one in everyone if one.child is None and self.is_empty(one))
+        left = frozenset(one.name for one in everyone if one.child is not None and _is_left(one))
+        standing: frozenset[int] | None = before
         if self._cgroups is not None:
-            self.claimed = frozenset(one.id for one in self._cgroups.standing())
+            try:
+                standing = frozenset(one.id for one in self._cgroups.standing())
+            except OSError:  # Out of descriptors: what was claimed stays claimed.
+                standing = None
+        return Look(before, standing, tuple(gone), empty | left)
+
+    def settle(self, seen: Look) -> None:
+        """Take up what :meth:`look` saw. A cgroup that was made since then counts as well."""
+        self._left = [one for one in self._left if one not in seen.gone]
+        self._orphans = [one for one in self._orphans if one not in seen.gone]
+        if seen.standing is not None:
+            self.claimed = seen.standing | (self.claimed - seen.before)
 
     def _living(self) -> Iterator[tuple[Child, Session]]:
         """The children whose session lives, with it."""
         for child in self.children:
             if session := self._sessions.get(child.session):
                 yield child, session
+
+
+def _is_left(child: Session) -> bool:
+    """Whether the last process of a child is gone, as far as can be told."""
+    try:
+        return child.cgroup is not None and not child.cgroup.populated()
+    except LocalError:
+        return False

@@ -18,9 +18,13 @@ from starlette.routing import Route
 from pki.clock import MINUTE, Wall
 from pki.errors import LocalError
 from pki.ids import new_id
+from pki.spiffe import SpiffeId
+from pki.spki import Key
+from pki.verify import Identity
 from sidecar import wire
 from sidecar.audit import record
 from sidecar.audit.record import Caller, Role, Ruling, Subject
+from sidecar.certify import CaAccess
 from sidecar.control import agent, local_api
 from sidecar.control.agent import agent_app
 from sidecar.peercred import PeerCred
@@ -334,16 +338,40 @@ async def test_a_caller_that_dies_becomes_no_child(desk: Desk, monkeypatch: pyte
 # -- What a child must not
 
 
-async def test_neither_a_child_nor_what_an_ended_session_left_starts_a_session(desk: Desk) -> None:
-    """They would have all rights of the agent again."""
+async def test_nobody_inside_a_session_starts_another(desk: Desk) -> None:
+    """Child, ended and live alike: it would be rid of its limits, its user, its lineage and its longest life."""
     session, ended = await desk.start(), await desk.start()
     child = await desk.child(session, {"services": ["wiki"]})
     desk.node.life.end(ended)
-    for inside in (child, ended):
+    for inside in (child, ended, session):
         said = await desk.refusal("POST", "/v1/sessions", {"agent": "researcher"}, inside=inside)
-        assert "neither starts another" in said
-    status, _ = await desk.ask("POST", "/v1/sessions", {"agent": "researcher"}, inside=session)
-    assert status == 201
+        assert "none of these starts another" in said
+
+
+async def test_who_may_start_is_asked_again_when_the_ca_has_answered(desk: Desk) -> None:
+    """Meanwhile the process may have been taken into a session. What the CA gave is thrown away."""
+    session = await desk.start()
+    assert session.cgroup is not None
+    calls = desk.node.certify
+
+    async def answers_late(wanted: SpiffeId, id_token: str, ca: CaAccess) -> tuple[Identity, Key]:
+        desk.node.sessions.claimed |= {NOBODYS}
+        return await calls(wanted, id_token, ca)
+
+    desk.node.life.certify = answers_late
+    said = await desk.refusal("POST", "/v1/sessions", {"agent": "researcher"}, inside=NOBODYS)
+    assert "none of these starts another" in said
+    assert [one.name for one in desk.node.sessions] == [session.name]
+
+
+async def test_a_caller_that_is_gone_gets_no_session_by_its_uid(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asked for a cgroup of its own; known by the uid, the session would be everybody's of that user."""
+    monkeypatch.setattr(agent, "peer_pidfd", lambda *_: None)
+    wanted = {"agent": "researcher", "own_cgroup": True}
+    assert "is gone" in await desk.refusal("POST", "/v1/sessions", wanted)
+    assert list(desk.node.sessions) == []
 
 
 async def test_a_child_acts_on_itself_and_below_and_on_nobody_else(desk: Desk) -> None:
@@ -361,6 +389,13 @@ async def test_a_child_acts_on_itself_and_below_and_on_nobody_else(desk: Desk) -
     assert status == 200
     assert desk.node.sessions.find(grandchild.name) is None
     assert desk.node.sessions.find(session.name) is not None
+
+
+async def test_a_session_does_not_end_its_sibling(desk: Desk) -> None:
+    """From inside, an agent that was talked into it reaches no other session of its user; from outside the user does."""
+    session, sibling = await desk.start(), await desk.start()
+    assert "no such session" in await desk.refusal("DELETE", f"/v1/sessions/{sibling.name}", inside=session)
+    assert (await desk.ask("DELETE", f"/v1/sessions/{sibling.name}"))[0] == 200
 
 
 async def test_what_an_ended_session_left_acts_on_nothing(desk: Desk) -> None:

@@ -18,6 +18,8 @@ from sidecar.audit.record import Kind
 from sidecar.policy.model import Binding, Callers
 from sidecar.policy.narrowing import Narrowing
 from sidecar.proxy import local_tls
+from sidecar.proxy.attribute import SocketOwner
+from sidecar.proxy.callers import Over
 from sidecar.proxy.local_certificate import Pin, Term, issue, new_issuer
 from sidecar.proxy.local_tls import LocalTls
 from sidecar.reasons import Reason
@@ -95,13 +97,37 @@ async def test_a_caller_with_the_bindings_certificate_is_its_session(mesh: Inner
     assert admitted.fields["attribution"] == {"method": "mtls", "over": "ipv4"}
 
 
-@pytest.mark.parametrize("error", [None, LocalError("no netlink")])
-async def test_the_kernel_need_not_know_who_shows_a_certificate(
-    mesh: InnerMesh, error: LocalError | None
-) -> None:
+async def test_over_tcp_the_kernel_need_not_know_who_shows_a_certificate(mesh: InnerMesh) -> None:
     """That is what such a binding is for: callers of a uid that means nothing here, or of elsewhere."""
-    mesh.agents.kernel.owner, mesh.agents.kernel.error = None, error
+    mesh.agents.kernel.owner = None
     assert await Client(mesh).ask() == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("over", "owner", "error"),
+    [
+        (Over.UNIX, None, None),
+        (Over.IPV4, SocketOwner(state=4, uid=0, inode=0, cgroup_id=None), None),
+        (Over.IPV4, None, LocalError("no netlink")),
+    ],
+    ids=["unix-and-gone", "orphaned", "no-answer"],
+)
+async def test_a_caller_who_may_be_a_child_is_turned_away(
+    mesh: InnerMesh,
+    monkeypatch: pytest.MonkeyPatch,
+    over: Over,
+    owner: SocketOwner | None,
+    error: LocalError | None,
+) -> None:
+    """It could pass its connection on and die, or make the kernel's answer fail, and be let in as its parent."""
+    monkeypatch.setattr(Over, "of", lambda _: over)
+    mesh.agents.kernel.owner, mesh.agents.kernel.error = owner, error
+    await Client(mesh).is_turned_away()
+    [denied] = mesh.agents.log.of(Kind.DENIED)
+    assert (denied.fields["reason"], "cannot be told" in str(denied.fields["hint"])) == (
+        Reason.WRONG_CALLER,
+        True,
+    )
 
 
 @pytest.mark.parametrize("ended", [False, True])

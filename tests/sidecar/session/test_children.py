@@ -236,7 +236,7 @@ async def test_a_child_ends_with_its_last_process(family: Family) -> None:
     child = family.start()
     assert child.cgroup is not None
     (child.cgroup.path / "cgroup.events").write_text("populated 0\n")
-    family.life.tidy(NOW)
+    family.life.end_empty(family.sessions.look().empty)
     assert [one["why"] for one in family.notes("ended")] == ["its last process is gone"]
 
 
@@ -250,7 +250,7 @@ async def test_a_cgroup_that_does_not_answer_ends_no_child(
         raise LocalError("cannot tell")
 
     monkeypatch.setattr(SessionCgroup, "populated", unreadable)
-    family.life.tidy(NOW)
+    family.life.end_empty(family.sessions.look().empty)
     assert len(family.sessions.children) == 1
     family.life.tidy(Wall(NOW + HOUR))
     assert family.sessions.children == []

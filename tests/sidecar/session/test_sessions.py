@@ -1,3 +1,4 @@
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pki.clock import Boot
+from pki.errors import LocalError
 from pki.ids import new_id
 from pki.verify import Identity, verify
 from sidecar.policy.narrowing import Narrowing
@@ -69,7 +71,7 @@ def test_without_cgroups_a_session_is_known_by_its_uid() -> None:
     assert sessions.confine(SESSION, PIDFD) is None
     assert not sessions.is_empty(session())
     sessions.sweep()
-    sessions.tidy()
+    sessions.settle(sessions.look())
     assert sessions.claimed == frozenset()
 
 
@@ -110,14 +112,64 @@ def test_when_a_session_was_used_is_known_while_it_lives() -> None:
     assert sessions.last_used(SESSION) is None
 
 
-def test_a_process_that_cannot_enter_leaves_its_session_to_the_uid(tmp_path: Path) -> None:
-    """The cgroup is taken away again; the session works all the same."""
+def test_a_process_that_cannot_enter_gets_no_session_by_its_uid(tmp_path: Path) -> None:
+    """The cgroup is taken away again: known by the uid alone, it would be every process of its user."""
     cgroups = SessionCgroups(tmp_path, owner=tmp_path.stat().st_uid)
     sessions = Sessions(cgroups)
-    assert (
-        sessions.confine(SESSION, os.pidfd_open(os.getpid())) is None
-    )  # A plain directory has no cgroup.procs to write to.
+    with pytest.raises(
+        LocalError, match="cannot enter"
+    ):  # A plain directory has no cgroup.procs to write to.
+        sessions.confine(SESSION, os.pidfd_open(os.getpid()))
     assert not stands(cgroups, SESSION)
+
+
+def test_who_is_in_a_cgroup_whose_caller_died_is_nobody(
+    cgroups: SessionCgroups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child's process that asks for a child and dies at the right moment puts nobody out of his session."""
+    sessions = Sessions(cgroups)
+    cgroup = sessions.prepare(SESSION)
+    assert cgroup is not None
+
+    def died(entered: SessionCgroup, pidfd: int) -> None:
+        (entered.path / f"process-{pidfd}").mkdir()
+        raise LocalError("gone")
+
+    monkeypatch.setattr(SessionCgroup, "take_in", died)
+    with pytest.raises(LocalError):
+        sessions.take_in(cgroup, 7)
+    assert sessions.claimed == {cgroup.id}
+    sessions.settle(sessions.look())
+    assert sessions.claimed == {cgroup.id}
+    (cgroup.path / "process-7").rmdir()
+    sessions.settle(sessions.look())
+    assert not stands(cgroups, SESSION)
+
+
+def test_cgroups_that_cannot_be_seen_stay_claimed(
+    cgroups: SessionCgroups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors, what ended sessions left would else be free to start anew."""
+    sessions = Sessions(cgroups)
+    cgroup = sessions.prepare(SESSION)
+    assert cgroup is not None
+
+    def exhausted(_: SessionCgroups) -> list[SessionCgroup]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(SessionCgroups, "standing", exhausted)
+    sessions.settle(sessions.look())
+    assert sessions.claimed == {cgroup.id}
+
+
+def test_a_cgroup_made_while_the_others_were_looked_at_is_claimed(cgroups: SessionCgroups) -> None:
+    """The look is in a thread, and the table goes on meanwhile."""
+    sessions = Sessions(cgroups)
+    seen = sessions.look()
+    cgroup = sessions.prepare(SESSION)
+    assert cgroup is not None
+    sessions.settle(seen)
+    assert sessions.claimed == {cgroup.id}
 
 
 def test_what_an_ended_session_left_is_claimed_until_it_is_empty(cgroups: SessionCgroups) -> None:
@@ -128,10 +180,10 @@ def test_what_an_ended_session_left_is_claimed_until_it_is_empty(cgroups: Sessio
     sessions.add(replace(session(), cgroup=cgroup))
     (cgroup.path / "still").mkdir()  # as a live process does, it keeps the directory
     sessions.remove(SESSION)
-    sessions.tidy()
+    sessions.settle(sessions.look())
     assert sessions.claimed == {cgroup.id}
     (cgroup.path / "still").rmdir()
-    sessions.tidy()
+    sessions.settle(sessions.look())
     assert sessions.claimed == frozenset()
     assert not stands(cgroups, SESSION)
 
@@ -160,6 +212,6 @@ def test_the_cgroup_of_another_daemons_session_is_claimed(cgroups: SessionCgroup
     sessions = Sessions(cgroups)
     foreign = cgroups.create(OTHER)
     assert foreign is not None
-    sessions.tidy()
+    sessions.settle(sessions.look())
     assert sessions.claimed == {foreign.id}
     assert stands(cgroups, OTHER)
