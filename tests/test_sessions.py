@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,9 +79,10 @@ say(os.environ["LOCKGATE_SESSION"], os.getpid())
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A dev mesh with an agent for each of several users."""
-    with dev_mesh(tmp_path_factory.mktemp("sessions") / "D") as mesh:
+def mesh() -> Iterator[Mesh]:
+    """A dev mesh with an agent for each of several users, who reach its agent.sock."""
+    with tempfile.TemporaryDirectory(prefix="lockgate-sessions-") as home, dev_mesh(Path(home) / "D") as mesh:
+        Path(home).chmod(0o755)
         ports = dict(zip(AGENTS, free_ports(len(AGENTS)), strict=True))
         added = [
             AGENT.format(name=name, uid=uid, port=ports[name], limits=LIMITS.get(name, ""))
@@ -124,8 +125,8 @@ class Run:
 
 
 @contextmanager
-def run(mesh: Mesh, agent: str, script: str) -> Iterator[Run]:
-    command = [*LOCKGATE, "--dir", str(mesh.member("agents-1")), "session", "exec", "--agent", agent]
+def run(mesh: Mesh, agent: str, script: str, lockgate: Sequence[str] = LOCKGATE) -> Iterator[Run]:
+    command = [*lockgate, "--dir", str(mesh.member("agents-1")), "session", "exec", "--agent", agent]
     process = subprocess.Popen(
         [*command, "--", "/usr/bin/env", "python3", "-c", ASK + script],
         stdin=subprocess.PIPE,
@@ -314,7 +315,7 @@ def openssl(*words: object) -> bytes:
 
 
 def test_an_exported_session_is_files_that_others_can_use(mesh: Mesh, tmp_path: Path) -> None:
-    """openssl takes the chain for what it is, and its key for its own; stopped, nothing is left but the record."""
+    """openssl takes the chain for what it is, curl logs in with it; stopped, nothing is left but the record."""
     tmp_path.chmod(0o755)
     home = tmp_path / "home"
     home.mkdir()
@@ -339,12 +340,60 @@ def test_an_exported_session_is_files_that_others_can_use(mesh: Mesh, tmp_path: 
         assert checked.decode().strip().endswith("OK")
         assert openssl("x509", "-in", svid, "-noout", "-pubkey") == openssl("pkey", "-in", key, "-pubout")
         assert started["id"] in openssl("x509", "-in", svid, "-noout", "-ext", "subjectAltName").decode()
+        with live_endpoint(bundle, tmp_path) as url:
+            shown = curl("--cert", svid, "--key", key, url)
+            assert (shown.returncode, started["id"] in shown.stdout) == (0, True), shown
+            assert curl(url).returncode != 0
         holder.send_signal(signal.SIGTERM)
         assert holder.wait() == 0
     assert not folder.exists()
     assert ended(mesh, started["session"]) == "released"
     [record] = mesh.records("agents-1", kind="session", session=started["session"], what="started")
     assert record["exported"] is True
+
+
+@contextmanager
+def live_endpoint(bundle: Path, folder: Path) -> Iterator[str]:
+    """A TLS server that lets in whom the bundle vouches for, and tells a client what it showed."""
+    own = folder / "endpoint.pem"
+    openssl(
+        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"),
+        *("-subj", "/CN=endpoint", "-keyout", own, "-out", folder / "endpoint.crt"),
+    )
+    with own.open("ab") as file:
+        file.write((folder / "endpoint.crt").read_bytes())
+    (port,) = free_ports(1)
+    with subprocess.Popen(
+        [
+            *(
+                "openssl",
+                "s_server",
+                "-accept",
+                f"127.0.0.1:{port}",
+                "-cert",
+                str(own),
+                "-www",
+                "-naccept",
+                "2",
+            ),
+            *("-CAfile", str(bundle), "-Verify", "5", "-verify_return_error", "-tls1_3"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        assert server.stdout is not None
+        while b"ACCEPT" not in server.stdout.readline():
+            assert server.poll() is None
+        try:
+            yield f"https://127.0.0.1:{port}/"
+        finally:
+            server.kill()
+
+
+def curl(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = ["curl", "--silent", "--insecure", "--max-time", "60", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_an_ended_session_leaves_processes_that_reach_nothing(mesh: Mesh) -> None:
@@ -376,16 +425,42 @@ def test_root_keeps_sessions_apart_where_the_daemon_is_an_ordinary_user() -> Non
         assert other.asks() == "True"
 
 
+def test_a_daemon_that_is_root_keeps_an_ordinary_users_sessions_apart(mesh: Mesh) -> None:
+    """It makes the cgroup and takes in who asked; the user cannot leave it, and starts no other session from inside."""
+    lockgate = [*as_nobody("/"), *LOCKGATE]
+    escape = """
+from pathlib import Path
+here = Path("/proc/self/cgroup").read_text().partition("::")[2].strip().lstrip("/")
+try:
+    (Path(CGROUPS) / "cgroup.procs").write_text(str(os.getpid()))
+except OSError:
+    say(here.rpartition("/")[2])
+""".replace("CGROUPS", repr(str(SessionCgroups.of_machine().mount)))
+    with run(mesh, "clerk", LOOP, lockgate) as one, run(mesh, "clerk", LOOP, lockgate) as other:
+        assert [one.asks(), other.asks(), one.asks()] == ["True"] * 3
+        for each, count in ((one, 2), (other, 1)):
+            streams = admissions(mesh, each.session, count)
+            assert {stream["attribution"]["method"] for stream in streams} == {"cgroup"}
+            assert {stream["attribution"]["uid"] for stream in streams} == {65534}
+    assert ended(mesh, one.session) == "empty"
+    with run(mesh, "clerk", escape, lockgate) as caught:
+        assert caught.hear() == caught.session
+
+
+def as_nobody(home: str) -> tuple[str, ...]:
+    """What is put before `python ...` to run it as nobody, with our packages."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}
+    python = python_for(AS_NOBODY, environment)
+    given = [f"{name}={value}" for name, value in {**environment, "HOME": home}.items()]
+    return (*AS_NOBODY, "env", "-i", "-C", home, *given, "sh", "-c", f'exec {python} "$@"')
+
+
 @contextmanager
 def nobodys_mesh() -> Iterator[Mesh]:
     """A dev mesh whose daemons are an ordinary user's."""
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}
-    python = python_for(AS_NOBODY, environment)
     with tempfile.TemporaryDirectory(prefix="lockgate-nobody-") as home:
         os.chown(home, 65534, 65534)
-        given = [f"{name}={value}" for name, value in {**environment, "HOME": home}.items()]
-        become = (*AS_NOBODY, "env", "-i", "-C", home, *given, "sh", "-c", f'exec {python} "$@"')
-        with dev_mesh(Path(home) / "D", become=become) as mesh:
+        with dev_mesh(Path(home) / "D", become=as_nobody(home)) as mesh:
             yield mesh
 
 
