@@ -58,7 +58,7 @@ class Spans:
     def __init__(self, node: str) -> None:
         self._node = node
         self._begun: dict[tuple[str, str], _Begun] = {}
-        """By what it is (session, stream, request) and its id."""
+        """By what it is (session, stream, request) and its id; a stream has one request at a time."""
 
     def take(self, record: Record) -> Span | None:
         """The span that ``record`` completes."""
@@ -75,6 +75,8 @@ class Spans:
             case Kind.DENIED if "request" in fields:
                 return self._at_once("request", fields, record.at)
             case kind if kind in _ENDS:
+                # Where a segment records no answers, nothing else ends its last request.
+                self._begun.pop(_key("request", fields), None)
                 return self._end("stream", fields, record.at) or self._at_once("stream", fields, record.at)
             case _:
                 pass
@@ -89,10 +91,10 @@ class Spans:
     def _begin(self, what: str, fields: dict[str, Value], at: Wall) -> None:
         begun = self._begun_as(what, fields, at)
         if begun is not None and len(self._begun) < MAX_OPEN:
-            self._begun[what, _text(fields, what)] = begun
+            self._begun[_key(what, fields)] = begun
 
     def _end(self, what: str, fields: dict[str, Value], at: Wall) -> Span | None:
-        begun = self._begun.pop((what, _text(fields, what)), None)
+        begun = self._begun.pop(_key(what, fields), None)
         return self._span(what, begun, fields, at) if begun else None
 
     def _at_once(self, what: str, fields: dict[str, Value], at: Wall) -> Span | None:
@@ -132,6 +134,10 @@ class Spans:
             attributes={key: value for key, value in attributes.items() if value != ""},
             error=failed,
         )
+
+
+def _key(what: str, fields: dict[str, Value]) -> tuple[str, str]:
+    return what, _text(fields, "stream" if what == "request" else what)
 
 
 def _common(fields: dict[str, Value]) -> Attributes:

@@ -174,6 +174,16 @@ def test_requests_are_named_as_the_conventions_want(
     assert told.items() <= one.attributes.items()
 
 
+def test_a_request_without_an_answer_is_forgotten_with_its_stream() -> None:
+    """Its segment records none; kept, such requests would leave no room for others."""
+    core = Spans("tools-1")
+    for one in (record.admitted(at(100), subject(Role.TOOL), ALLOW), request(GET), request(GET, 300)):
+        core.take(one)
+    assert len(core._begun) == 2
+    core.take(record.closed(at(400), subject(Role.TOOL), Traffic(7, 9)))
+    assert core._begun == {}
+
+
 def test_what_has_no_trace_has_no_span() -> None:
     """A stranger's connection is nobody's action."""
     stranger = Subject(stream=STREAM, role=Role.AGENT, service="wiki")
