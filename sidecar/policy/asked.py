@@ -14,10 +14,10 @@ def operation_of(call: HttpCall | McpCall, service: Service, policy: Policy) -> 
         return operation
     special = service.special(operation)
     segment = (special.segment if special else service.segment).name
-    conditions = {
-        condition.name: condition
+    granting, denying = (
+        rules.conditions(service.name, segment, service.protocol, operation)
         for rules in (policy.grants, policy.denies)
-        for condition in rules.conditions(service.name, segment, service.protocol, operation)
-    }
-    held = frozenset(name for name, condition in conditions.items() if condition.holds(call))
+    )
+    held = frozenset(one.name for one in granting if one.holds(call) and not one.is_disguised(call))
+    held |= frozenset(one.name for one in denying if one.holds(call) or one.is_disguised(call))
     return Operation(operation.method, operation.name, held) if held else operation

@@ -17,6 +17,8 @@ nothing by it. An element of a list that lacks the rest of the path is a value t
     present       there is a value
     absent        there is none
 
+A name of an argument in another case is the tool's to read as it likes: no grant trusts it, and every deny stops it.
+
 A name tells all of a predicate, so two rules with one condition share it, and a record that holds names holds no value
 of any request.
 """
@@ -95,6 +97,15 @@ class JsonPath:
             found = [inner for one in found for inner in _inner(one, step)]
         return found if None in self.steps else [one for one in found if one is not _MISSING]
 
+    def is_disguised(self, arguments: Mapping[str, Json]) -> bool:
+        """Whether a name that it asks for stands there in another case: Go's decoder takes ``"Amount"`` for ``amount``."""
+        found: list[Json | _Missing] = [dict(arguments)]
+        for step in self.steps:
+            if isinstance(step, str) and any(_has_variant(one, step) for one in found):
+                return True
+            found = [inner for one in found for inner in _inner(one, step)]
+        return False
+
 
 def _step(match: re.Match[str], wrong: LocalError) -> str | int | None:
     if match[1]:
@@ -107,6 +118,13 @@ def _step(match: re.Match[str], wrong: LocalError) -> str | int | None:
         return str(json.loads(match[4]))
     except ValueError:
         raise wrong from None
+
+
+def _has_variant(value: "Json | _Missing", name: str) -> bool:
+    if not isinstance(value, dict):
+        return False
+    folded = name.casefold()
+    return any(key != name and key.casefold() == folded for key in value)
 
 
 def _inner(value: "Json | _Missing", step: str | int | None) -> Sequence["Json | _Missing"]:
@@ -200,6 +218,12 @@ class Condition:
         else:
             values = [(value, _number(value)) for value in self._path.values(call.arguments)]
         return self._judge(values)
+
+    def is_disguised(self, call: HttpCall | McpCall) -> bool:
+        """Whether ``call`` has what the predicate is about under a name in another case, as some servers read it."""
+        return (
+            self._path is not None and isinstance(call, McpCall) and self._path.is_disguised(call.arguments)
+        )
 
     def _judge(self, values: "list[tuple[Json | _Missing, int | float | None]]") -> bool:
         tests, reach = self._predicate.tests, self._predicate.reach

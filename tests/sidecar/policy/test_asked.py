@@ -46,6 +46,11 @@ id = "d1"
 agents = ["a"]
 services = ["wiki"]
 http = [{ methods = ["*"], path = "/api/**", query = { limit = { min = 50 } } }]
+[[denies]]
+id = "d2"
+agents = ["a"]
+services = ["crm"]
+mcp = [{ tools = ["put_*"], arguments = { "$.to.name" = { equals = "x" } } }]
 """
 POLICY = whole_policy_of(TEXT)
 EVERY, SOME = 'every query "limit" max 100', 'some query "limit" min 50'
@@ -71,6 +76,19 @@ EVERY, SOME = 'every query "limit" max 100', 'some query "limit" min 50'
             Operation("tools/call", "get_x", frozenset({'every argument "$.amount" max 10'})),
         ),
         ("crm", McpCall("tools/call", "get_x", {"amount": 50}), Operation("tools/call", "get_x")),
+        ("crm", McpCall("tools/call", "get_x", {"Amount": 5}), Operation("tools/call", "get_x")),
+        ("crm", McpCall("tools/call", "get_x", {"amount": 5, "AMOUNT": 50}), Operation("tools/call", "get_x")),
+        ("crm", McpCall("tools/call", "put_x", {"to": {"name": "y"}}), Operation("tools/call", "put_x")),
+        (
+            "crm",
+            McpCall("tools/call", "put_x", {"to": {"Name": "y"}}),
+            Operation("tools/call", "put_x", frozenset({'some argument "$.to.name" in ["x"]'})),
+        ),
+        (
+            "crm",
+            McpCall("tools/call", "put_x", {"TO": 1}),
+            Operation("tools/call", "put_x", frozenset({'some argument "$.to.name" in ["x"]'})),
+        ),
         ("crm", McpCall("tools/list"), Operation("tools/list", "")),
         ("crm", HttpCall("GET", "/"), Operation("GET", "/")),
         ("wiki", McpCall("tools/call", "get_x", {"amount": 5}), Operation("tools/call", "get_x")),
@@ -80,7 +98,10 @@ EVERY, SOME = 'every query "limit" max 100', 'some query "limit" min 50'
 def test_an_operation_is_names_and_what_holds(
     service: str, call: HttpCall | McpCall, operation: Operation
 ) -> None:
-    """Only conditions of rules that may be about the request are asked, in the segment that it is in."""
+    """Only conditions of rules that may be about the request are asked, in the segment that it is in.
+
+    An argument under a name in another case fulfils every deny's and no grant's.
+    """
     assert operation_of(call, POLICY.services[service], POLICY) == operation
 
 
