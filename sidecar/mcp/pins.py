@@ -3,8 +3,8 @@
 A definition is what a model reads of a tool, and what its arguments mean. Whoever takes over a tool's server can keep
 the name and change the text. So the digest of the first definition seen is kept, by service and tool, on the tool's
 node. A tool seen otherwise has *drifted*: not listed, not callable, until an admin approves the new digest or the
-server shows the old definition again. Where the policy pins a tool, its digest counts and nothing else does; such a
-tool must have been listed once before it can be called.
+server shows the old definition again. Where the policy pins a tool, its digest counts and nothing else does. A tool
+must have been listed once before it can be called: what nobody has seen is nobody's to trust.
 
 Annotations are the tool's own word of how harmless it is: they are believed only when they raise the risk.
 """
@@ -23,7 +23,6 @@ MAX_TOOLS = 1_000
 MAX_NAME_CHARS = 256
 MIN_DIGITS = 8
 """Of a digest that somebody names: enough that no server finds another definition with them by the way."""
-_DEFINING = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
 _ORDER = (Risk.LOW, Risk.MEDIUM, Risk.HIGH)
 
 Key = tuple[str, str]
@@ -44,8 +43,8 @@ class Pin:
 
 
 def digest(tool: Mapping[str, Json]) -> str:
-    """Of a definition, as it stands in tools/list: hex SHA-256 of the canonical JSON of its defining members."""
-    return json.digest({key: tool[key] for key in _DEFINING if key in tool})
+    """Of a definition, as it stands in tools/list, whole: hex SHA-256 of its canonical JSON."""
+    return json.digest(dict(tool))
 
 
 def hinted_risk(tool: Mapping[str, Json]) -> Risk:
@@ -94,16 +93,18 @@ class Pins:
         return seen == policy.get(key, made.approved)
 
     def fault(self, service: str, tool: str, policy: Mapping[Key, str]) -> str:
-        """Why a tool may not be called; empty where nothing is known against it."""
+        """Why a tool may not be called; empty where it is as it was pinned."""
         key = (service, tool)
         pin, pinned = self._pins.get(key), policy.get(key)
+        if pin is None:
+            if self._count[service] >= MAX_TOOLS:
+                return (
+                    f"{service} has shown over {MAX_TOOLS} tools, and {tool} is none of those that are pinned"
+                )
+            return f"this node has not seen the definition of {tool} yet: list the tools first"
         if pinned is not None:
-            if pin is None:
-                return f"the policy pins {tool}, and this node has not seen its definition yet: list the tools first"
             return "" if pin.seen == pinned else f"{tool} is not defined as the policy pins it"
-        if pin is None or not pin.drifted:
-            return ""
-        return f"the definition of {tool} has changed since it was first seen here"
+        return f"the definition of {tool} has changed since it was first seen here" if pin.drifted else ""
 
     def approve(self, service: str, tool: str, seen: str) -> Pin:
         """What was seen last counts from now on; LocalError where nothing was, or it does not begin with ``seen``."""

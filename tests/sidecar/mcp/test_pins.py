@@ -62,7 +62,7 @@ def test_the_policy_s_pin_wins() -> None:
     """Over first sight and over an approval; such a tool must have been seen as the policy has it."""
     policy = {("wiki", "get"): digest(CHANGED)}
     pins = Pins({})
-    assert "not seen its definition yet" in pins.fault("wiki", "get", policy)
+    assert "not seen the definition of get yet" in pins.fault("wiki", "get", policy)
     assert not pins.see("wiki", TOOL, policy)
     assert "not defined as the policy pins it" in pins.fault("wiki", "get", policy)
     pins.approve("wiki", "get", digest(TOOL))
@@ -71,15 +71,17 @@ def test_the_policy_s_pin_wins() -> None:
     assert pins.fault("wiki", "get", policy) == ""
 
 
-def test_a_tool_that_was_never_listed_is_judged_by_the_rules_alone() -> None:
-    """Nothing is known against it."""
-    assert Pins({}).fault("wiki", "get", NO_POLICY) == ""
+def test_a_tool_that_was_never_listed_is_not_called() -> None:
+    """What nobody has seen is pinned by nothing: one that is hidden from lists could be anything."""
+    assert "not seen the definition of get yet: list the tools" in Pins({}).fault("wiki", "get", NO_POLICY)
 
 
 def test_a_server_makes_a_node_remember_only_so_much() -> None:
     """Of each service; what does not fit is not shown, and what is known still is."""
     pins = Pins({("wiki", str(number)): Pin("a", "a") for number in range(MAX_TOOLS)})
     assert not pins.see("wiki", TOOL, NO_POLICY)
+    assert "none of those that are pinned" in pins.fault("wiki", "get", NO_POLICY)
+    assert pins.fault("wiki", "7", NO_POLICY) == ""
     assert pins.see("crm", TOOL, NO_POLICY)
     assert not pins.see("crm", {"name": ""}, NO_POLICY)
     assert not pins.see("crm", {"name": "x" * 257}, NO_POLICY)
@@ -87,12 +89,11 @@ def test_a_server_makes_a_node_remember_only_so_much() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["name", "title", "description", "inputSchema", "outputSchema", "annotations"]
+    "key", ["name", "title", "description", "inputSchema", "outputSchema", "annotations", "icons", "_meta"]
 )
-def test_whatever_a_model_reads_of_a_tool_is_pinned(key: str) -> None:
-    """What a client only draws is not."""
+def test_a_definition_is_pinned_whole(key: str) -> None:
+    """What a client draws, and what only some hosts read, can deceive as well."""
     assert digest({**TOOL, key: "other"}) != digest(TOOL)
-    assert digest({**TOOL, "icons": [], "_meta": {"etag": 1}}) == digest(TOOL)
 
 
 @pytest.mark.parametrize(
