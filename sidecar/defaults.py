@@ -46,6 +46,10 @@ STREAMS = 4096
 READ_REQUESTS = 1024
 MUTATE_REQUESTS = 256
 """Requests of http and mcp services under way at one time at a tool's node, by class."""
+HELD_BYTES = 256 * 1024 * 1024
+"""Memory for bodies of requests and answers that are read whole, of all streams together."""
+BODY = 30 * SECOND
+"""In which a body that is decided on must have come."""
 HALF_CLOSE_IDLE = MINUTE
 STREAM_IDLE = HOUR
 STREAM_LIFETIME = DAY

@@ -68,6 +68,7 @@ PURE_CORES = (
     "sidecar.mcp.json",
     "sidecar.mcp.message",
     "sidecar.mcp.methods",
+    "sidecar.http.held",
     "sidecar.mcp.owners",
     "sidecar.mcp.pins",
     "sidecar.mcp.refusal",

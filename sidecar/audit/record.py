@@ -182,6 +182,8 @@ class Requested:
     """The traceparent that the caller continues, if it is of the session's trace."""
     arguments: str = ""
     """Hex SHA-256 of the canonical JSON of an MCP call's arguments."""
+    also: list[Value] = field(default_factory=list)
+    """What else an admitted request is about, each as ``operation``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,4 +365,4 @@ def _present(
 ) -> dict[str, Value]:
     """The fields of ``part`` that say something: not None, not empty; 0 says something."""
     values = {one.name: getattr(part, one.name) for one in fields(part)}
-    return {name: value for name, value in values.items() if value not in (None, "", {}, ())}
+    return {name: value for name, value in values.items() if value not in (None, "", {}, (), [])}

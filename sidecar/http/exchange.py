@@ -23,6 +23,7 @@ import trio
 from pki.errors import RemoteError
 from sidecar.http import headers
 from sidecar.http.ends import AgentEnd, ToolEnd
+from sidecar.http.held import FULL, Held
 from sidecar.http.seams import Asked, Dialect, Fields, Filter, Head, MalformedError, Outcome
 from sidecar.proxy.splice import Broken, Gate, splice
 from sidecar.reasons import Reason
@@ -62,6 +63,7 @@ class Exchange:
     head: Head
     asked: Asked
     dialect: Dialect
+    held: Held
     request: str
     fields: Fields
     tally: Tally
@@ -70,6 +72,12 @@ class Exchange:
 
     async def carry(self) -> None:
         """To the response's end; raises ToolFailedError, Broken, and MalformedError before anything was forwarded."""
+        try:
+            await self._carry()
+        finally:
+            self.held.release()
+
+    async def _carry(self) -> None:
         await self._send_head()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_upload, nursery.cancel_scope)
@@ -199,6 +207,8 @@ class Exchange:
         while not ended:
             try:
                 found, ended = await self._more()
+                if not self.held.hold(looking.held + sum(map(len, found))):
+                    raise RemoteError(FULL)
                 passed = b"".join([await looking.feed(bytes(one)) for one in found])
                 passed += await looking.end() if ended else b""
             except RemoteError as error:

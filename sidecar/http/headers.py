@@ -46,9 +46,9 @@ _IDENTITY_PREFIXES = (
     b"x-original-forwarded-",
     b"x-ssl-client-",
 )
+_OF_RESPONSES = frozenset({b"content-length", b"content-type", b"content-encoding", b"mcp-session-id"})
+"""What a tool's Connection field does not take away. A request that tries is refused (:mod:`sidecar.http.normal`)."""
 _SEPARATORS = re.compile(rb"[^a-z0-9-]")
-_END_TO_END = frozenset({b"host", b"content-length", b"content-type", b"content-encoding", b"authorization"})
-"""What a Connection field must not name: removing it would change what is asked (a known attack on proxies)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +117,13 @@ def _connection_options(fields: Fields) -> frozenset[bytes]:
     named = {
         part.strip().lower() for name, value in fields if name == b"connection" for part in value.split(b",")
     }
-    return _PER_CONNECTION | (named - _END_TO_END)
+    return _PER_CONNECTION | (named - _OF_RESPONSES)
 
 
 def _is_ours(name: bytes) -> bool:
     plain = canonical(name)
     # A name with odd separators is its own, unless it could be taken for one that frames or names.
-    is_copy = plain != name and (plain in _PER_CONNECTION or plain in _END_TO_END)
+    is_copy = plain != name and plain in _PER_CONNECTION
     return _is_marked(plain) or plain in _IDENTITY or is_copy or plain.startswith(_IDENTITY_PREFIXES)
 
 

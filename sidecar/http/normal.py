@@ -5,7 +5,8 @@ to read differently is refused, and of all other spellings of one path a single 
 
 1. The target is a path and a query (origin form). No fragment, no authority, no `*`.
 2. A path has no empty segment but the last, none that is `.` or `..` (also before a `;`), no backslash, no control
-   byte, no encoded slash, and is UTF-8; nothing in it is encoded twice.
+   byte, no encoded slash, and is UTF-8; nothing in it is encoded twice. It has no `;` unless the service says that its
+   tool takes that for a character like any other: to Tomcat and its kin `/admin;x/users` is `/admin/users`.
 3. What needs no encoding has none: `%61` is `a`, `%40` is `@`. What needs one has it, in upper case. `;` and `+` stay
    as they are sent, since they are read differently when they are encoded.
 4. A query is read as a form: pairs between `&`, names and values UTF-8. A `;` there, which old servers take for a `&`,
@@ -13,7 +14,9 @@ to read differently is refused, and of all other spellings of one path a single 
 """
 
 import re
+from dataclasses import dataclass
 
+from sidecar.http.headers import canonical
 from sidecar.http.seams import Fields, Head, MalformedError
 from sidecar.policy.operation import HttpCall
 
@@ -37,17 +40,27 @@ _AS_SENT_IN_PATH = _PLAIN_IN_PATH | frozenset(b";+/")
 _AS_SENT_IN_QUERY = _UNRESERVED | frozenset(b"!$&'()*,:@=+/?")
 
 
-def normal_head(method: bytes, target: bytes, fields: Fields, hosts: frozenset[str]) -> Head:
-    """The head in its normal form; raises MalformedError. ``hosts``: what Host may be, in lower case."""
-    host = _check_host(fields, hosts)
-    _check_origin(fields, hosts)
-    _check_overrides(fields)
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a service's requests are read. ``hosts``: what Host may be, in lower case. ``parameters``: a ``;`` may pass."""
+
+    hosts: frozenset[str]
+    parameters: bool = False
+
+
+def normal_head(method: bytes, target: bytes, fields: Fields, reading: Reading) -> Head:
+    """The head in its normal form; raises MalformedError."""
+    _check_names(fields)
+    host = _check_host(fields, reading.hosts)
+    _check_origin(fields, reading.hosts)
     upgrades = _wants_websocket(method, fields)
     if method in _REFUSED_METHODS:
         raise MalformedError(_REFUSED_METHODS[method], status=405)
     if _METHOD.fullmatch(method) is None:
         raise MalformedError("the method is not in capital letters")
     path, query = normal_target(target)
+    if ";" in path and not reading.parameters:
+        raise MalformedError("a ; in the path: some servers read none of what follows it")
     whole = f"{path}?{query}" if query else path
     call = HttpCall(WEBSOCKET if upgrades else method.decode(), path, query_pairs(query))
     return Head(call, method, whole.encode(), host, fields, upgrades)
@@ -162,14 +175,28 @@ def _check_origin(fields: Fields, hosts: frozenset[str]) -> None:
             raise MalformedError("a foreign Origin", status=403)
 
 
-def _check_overrides(fields: Fields) -> None:
-    """A tool that heeds one of these would act on another method or path than the one that was decided on."""
-    for name, _ in fields:
-        plain = name.replace(b"_", b"-")
+def _check_names(fields: Fields) -> None:
+    """No field under another spelling, or taken away, may change what the tool does with what was decided on."""
+    for name, value in fields:
+        plain = canonical(name)
         if plain in _OVERRIDES:
             raise MalformedError(f"{plain.decode()} would override what is decided on")
+        if plain != name and _is_decided(plain):
+            # CGI and its kin make one of them all: the tool would see the field twice, or one that was not checked.
+            raise MalformedError(f"another spelling of {plain.decode()}")
+        if name == b"connection" and any(_is_decided(one.strip().lower()) for one in value.split(b",")):
+            raise MalformedError("Connection names a field that is decided on: it would be taken away")
 
 
+def _is_decided(name: bytes) -> bool:
+    return name in _DECIDED or name.startswith(b"mcp-")
+
+
+_DECIDED = frozenset(
+    {b"host", b"origin", b"content-length", b"content-type", b"content-encoding", b"authorization", b"expect"}
+    | {b"connection", b"transfer-encoding", b"cookie", b"last-event-id", b"range", b"if-match"}
+)
+"""What a request means hangs on these, to us or to a tool, besides method and target."""
 _OVERRIDES = frozenset(
     {
         b"x-http-method-override",

@@ -15,18 +15,21 @@ Rules:
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import h11
 import structlog
 import trio
 
+from pki.clock import SECOND
 from pki.errors import LocalError, RemoteError
+from sidecar.defaults import BODY
 from sidecar.http import headers
 from sidecar.http.ends import AgentEnd, ToolEnd
 from sidecar.http.exchange import SWITCHING, Exchange, Tally, ToolFailedError
 from sidecar.http.headers import Changes, Identity, Marks
-from sidecar.http.normal import normal_head
+from sidecar.http.held import FULL, Budget, Held
+from sidecar.http.normal import Reading, normal_head
 from sidecar.http.refusal import status_of
 from sidecar.http.seams import (
     Admission,
@@ -51,10 +54,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What holds for one stream. ``hosts``: what Host may be. ``host``: the service's own, empty for none."""
+    """What holds for one stream. ``host``: the service's own, empty for none."""
 
     identity: Identity
-    hosts: frozenset[str]
+    reading: Reading
     host: bytes = b""
     credential: Callable[[], tuple[bytes, bytes]] | None = None
     """The header field that is added for the tool, read at each use; raises LocalError."""
@@ -71,6 +74,8 @@ class Relay:
     judge: Judge
     dialect: Dialect
     settings: Settings
+    budget: Budget = field(default_factory=Budget)
+    """Of the node."""
 
     async def run(self) -> None:
         """To the end of the stream; raises Broken."""
@@ -90,20 +95,28 @@ class Relay:
             return await self._refuse(_unread(self.judge.reject(why), why), None, may_go_on=False)
         if request is None:
             return False
+        held = self.budget.share()
+        try:
+            return await self._answered(request, held)
+        finally:
+            held.release()
+
+    async def _answered(self, request: h11.Request, held: Held) -> bool:
         try:
             head = self._head(request)
-            asked = await self.dialect.read(head, _Body(self.agent))
+            asked = await self.dialect.read(head, _Body(self.agent, held))
         except MalformedError as why:
             return await self._refuse(_unread(self.judge.reject(why), why), None)
         traceparent = head.values(b"traceparent")
-        admission = await self.judge.admit(asked.call, traceparent[0] if len(traceparent) == 1 else b"")
+        calls = (asked.call, *asked.also)
+        admission = await self.judge.admit(calls, traceparent[0] if len(traceparent) == 1 else b"")
         if not admission.decision.allowed:
             return await self._refuse(admission.refusal(), asked)
         return await self._carry(head, asked, admission)
 
     def _head(self, request: h11.Request) -> Head:
         fields = tuple((bytes(name), bytes(value)) for name, value in request.headers)
-        return normal_head(bytes(request.method), bytes(request.target), fields, self.settings.hosts)
+        return normal_head(bytes(request.method), bytes(request.target), fields, self.settings.reading)
 
     async def _carry(self, head: Head, asked: Asked, admission: Admission) -> bool:
         """An admitted request; what became of it is said whatever happens."""
@@ -137,6 +150,7 @@ class Relay:
                     head=head,
                     asked=asked,
                     dialect=self.dialect,
+                    held=self.budget.share(),
                     request=admission.request,
                     fields=fields,
                     tally=tally,
@@ -197,20 +211,28 @@ class Relay:
 class _Body:
     """A request's body, for a dialect that reads it."""
 
-    def __init__(self, agent: AgentEnd) -> None:
+    def __init__(self, agent: AgentEnd, held: Held) -> None:
         self._agent = agent
+        self._held = held
 
     async def whole(self, limit: int) -> bytes:
         messages = self._agent.messages
         if messages.waits_for_go_on:
             await self._agent.send(messages.write(h11.InformationalResponse(status_code=100, headers=[])))
+        with trio.move_on_after(BODY / SECOND):
+            return await self._read(limit)
+        raise MalformedError(f"the body did not come within {BODY // SECOND} s", status=408)
+
+    async def _read(self, limit: int) -> bytes:
         body = bytearray()
-        ended = messages.is_complete
+        ended = self._agent.messages.is_complete
         while not ended:
             found, ended = await self._agent.parts()
             body += b"".join(found)
             if len(body) > limit:
                 raise MalformedError(f"the body is longer than {limit} bytes", status=413)
+            if not self._held.hold(len(body)):
+                raise MalformedError(FULL, status=503, reason=Reason.LIMIT)
         return bytes(body)
 
 

@@ -12,6 +12,7 @@ For each request, in this order:
     Judge.ended      what became of it
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -29,10 +30,11 @@ Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 class MalformedError(RemoteError):
     """A message that is not passed on. ``status`` is the answer to a request of that kind."""
 
-    def __init__(self, hint: str, status: int = 400) -> None:
+    def __init__(self, hint: str, status: int = 400, reason: Reason = Reason.BAD_REQUEST) -> None:
         super().__init__(hint)
         self.hint = hint
         self.status = status
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,22 @@ class Body(Protocol):
     """A request's body that the agent may not even have sent yet."""
 
     async def whole(self, limit: int) -> bytes:
-        """All of it, once; a waiting agent is told to go on (100). Raises MalformedError over ``limit`` bytes."""
+        """All of it, once; a waiting agent is told to go on (100).
+
+        Raises MalformedError over ``limit`` bytes, when it does not come in time, and when the node holds too much.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A call, and the body that is forwarded with it; None: the agent's own, as it comes. Dialects may add to it."""
+    """A call, and the body that is forwarded with it; None: the agent's own, as it comes. Dialects may add to it.
+
+    ``also``: what it is about besides; it may pass if all may.
+    """
 
     call: Call
     body: bytes | None = None
+    also: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,10 @@ class Filter(Protocol):
     holds_head: bool
     """Whether the response's head waits for the first byte that comes out: a filter that gives nothing before
     :meth:`end` can then still have the whole response refused. A stream of events cannot wait for its first."""
+
+    @property
+    def held(self) -> int:
+        """How many bytes it has that are neither passed on nor dropped."""
 
     async def feed(self, data: bytes) -> bytes:
         """The next piece of the body; what to pass on now."""
@@ -157,16 +170,14 @@ class Outcome:
 class Judge(Protocol):
     """Decides on the requests of one stream, one at a time."""
 
-    def decide(self, call: Call) -> Decision:
-        """What would be decided now. Counts and records nothing."""
-
     def could(self, call: McpCall) -> bool:
         """Whether it would be allowed now with some arguments; ``call`` has none. To filter lists with."""
 
-    async def admit(self, call: Call, traceparent: bytes) -> Admission:
-        """Decide. Unless refused, the request is in force until :meth:`ended`, and cut with its stream.
+    async def admit(self, calls: Sequence[Call], traceparent: bytes) -> Admission:
+        """Decide on one request. Unless refused, it is in force until :meth:`ended`, and cut with its stream.
 
-        ``traceparent`` is the caller's own, empty for none.
+        ``calls`` is all that it is about: it is as one that would be refused, or as the first. ``traceparent`` is the
+        caller's own, empty for none.
         """
 
     def reject(self, why: MalformedError) -> Admission:

@@ -4,14 +4,14 @@ Lists are cut down to what the session could be allowed, so that a model is not 
 tool whose definition has changed since it was pinned is not shown either. A definition is read by a model like any
 other text: a changed one can say what to do with other tools. Cursors pass, so a page may come out empty.
 
-    application/json      a list is held back, filtered and spelled anew; any other answer passes as it comes
-    text/event-stream     every event is read, filtered where it lists, and spelled anew
+    application/json      held back until it is whole, read, filtered where it lists, and spelled anew
+    text/event-stream     the same with every event
 
 A stream that a client resumes (GET, protocol 2025-11-25) may repeat the answer to any request, so there an answer is
-filtered by its shape. Requests and notifications of the server pass; their methods are noted for the record.
+filtered by its shape. Anywhere else a result is that of the request it answers, or refused. Requests and notifications of the server pass; their methods are noted for the record.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -22,13 +22,13 @@ from sidecar.mcp import json
 from sidecar.mcp.events import KEEP_ALIVE, Event, Reader
 from sidecar.mcp.message import widest
 from sidecar.mcp.methods import METHODS, PROMPTS_GET, RESOURCES_READ, SERVER_METHODS
+from sidecar.mcp.refusal import RequestId
 from sidecar.policy.operation import TOOLS_CALL, Json, McpCall
 
-MAX_LIST_BYTES = json.ANSWER.size
 MAX_ITEMS = 1_000
 """In one list: each is decided on. A server with more has pages."""
-MAX_TAP_BYTES = 256 * 1024
-"""Of an answer that passes as it comes: looked through for what the server asks back, if it is no longer."""
+PAUSE_ITEMS = 20
+"""After so many the other streams have their turn: a thousand take some 50 ms."""
 
 ANY_LIST = "*"
 """Whatever an answer lists, by its shape."""
@@ -69,39 +69,16 @@ class Watch:
 
     view: View
     listed: str
+    number: RequestId | None
+    """The id of the request that is answered, None for what has no answer."""
     note: Callable[[str], None]
     """Takes the method of each message that the server sends of its own accord."""
     aside: Aside
+    pause: Callable[[], Awaitable[None]]
 
 
-class Pass:
-    """A JSON answer that lists nothing: passes as it comes."""
-
-    holds_head = True
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._seen = bytearray()
-        self._size = 0
-
-    async def feed(self, data: bytes) -> bytes:
-        self._size += len(data)
-        if self._size <= MAX_TAP_BYTES:
-            self._seen += data
-        return data
-
-    async def end(self) -> bytes:
-        if self._size <= MAX_TAP_BYTES:
-            try:
-                message = await _message(bytes(self._seen), self._watch)
-            except RemoteError:
-                return b""
-            _note(message, self._watch)
-        return b""
-
-
-class ListFilter:
-    """A JSON answer that lists: held back until it is whole."""
+class JsonFilter:
+    """An answer of one message: held back until it is whole."""
 
     holds_head = True
 
@@ -109,16 +86,19 @@ class ListFilter:
         self._watch = watch
         self._held = bytearray()
 
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
     async def feed(self, data: bytes) -> bytes:
         self._held += data
-        if len(self._held) > MAX_LIST_BYTES:
-            raise RemoteError(f"a list of over {MAX_LIST_BYTES} bytes")
+        if len(self._held) > json.ANSWER.size:
+            raise RemoteError(f"an answer of over {json.ANSWER.size} bytes")
         return b""
 
     async def end(self) -> bytes:
-        if not self._held:
-            return b""
-        return json.render(_filtered(await _message(bytes(self._held), self._watch), self._watch))
+        held, self._held = bytes(self._held), bytearray()
+        return await _looked_into(held, self._watch) if held else b""
 
 
 class EventFilter:
@@ -129,6 +109,10 @@ class EventFilter:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._reader = Reader()
+
+    @property
+    def held(self) -> int:
+        return self._reader.held
 
     async def feed(self, data: bytes) -> bytes:
         return b"".join([await self._passed(event) for event in self._reader.feed(data)])
@@ -142,36 +126,52 @@ class EventFilter:
             return KEEP_ALIVE
         if event.type not in ("", "message"):
             return b""
-        if not event.data or (not self._watch.listed and len(event.data) > MAX_TAP_BYTES):
+        if not event.data:
             return event.spelled()
-        message = await _message(event.data.encode(), self._watch)
-        _note(message, self._watch)
-        spelled = json.render(_filtered(message, self._watch)).decode()
-        return Event(spelled, event.type, event.id, event.retry).spelled()
+        spelled = await _looked_into(event.data.encode(), self._watch)
+        return Event(spelled.decode(), event.type, event.id, event.retry).spelled()
 
 
-async def _message(data: bytes, watch: Watch) -> dict[str, Json]:
+async def _looked_into(data: bytes, watch: Watch) -> bytes:
+    """One message of the server, filtered and spelled anew; raises RemoteError."""
     message = await watch.aside(partial(json.parse, data, json.ANSWER), len(data))
     if not isinstance(message, dict):
         raise RemoteError("an answer that is no JSON-RPC message")
-    return message
+    _require_answer(message, watch)
+    _note(message, watch)
+    filtered = await _filtered(message, watch)
+    return await watch.aside(partial(json.render, filtered), len(data))
 
 
-def _filtered(message: dict[str, Json], watch: Watch) -> dict[str, Json]:
+def _require_answer(message: dict[str, Json], watch: Watch) -> None:
+    """A client takes a result by its id, over whatever it came: another request's list would be one that nobody filtered."""
+    if "result" not in message or watch.listed == ANY_LIST:
+        return
+    number = message.get("id")
+    if watch.number is None or number != watch.number or type(number) is not type(watch.number):
+        raise RemoteError("the answer to another request than this one")
+
+
+async def _filtered(message: dict[str, Json], watch: Watch) -> dict[str, Json]:
     result = message.get("result")
     if not isinstance(result, dict):
         return message
     for key in LISTS:
         if key in result and watch.listed in (key, ANY_LIST):
-            result = _cut_down(result, key, watch.view)
+            result = await _cut_down(result, key, watch)
     return {**message, "result": result}
 
 
-def _cut_down(result: dict[str, Json], key: str, view: View) -> dict[str, Json]:
+async def _cut_down(result: dict[str, Json], key: str, watch: Watch) -> dict[str, Json]:
     items = result[key]
     if not isinstance(items, list) or len(items) > MAX_ITEMS:
         raise RemoteError(f"{key}: no list of at most {MAX_ITEMS}")
-    shown: list[Json] = [item for item in items if isinstance(item, dict) and _is_shown(item, key, view)]
+    shown: list[Json] = []
+    for count, item in enumerate(items, 1):
+        if isinstance(item, dict) and _is_shown(item, key, watch.view):
+            shown.append(item)
+        if count % PAUSE_ITEMS == 0:
+            await watch.pause()
     cut = {**result, key: shown}
     if "cacheScope" in cut:
         cut["cacheScope"] = "private"  # It is this session's list now: no cache may give it to another.

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import trio
+
 from pki.errors import RemoteError
 from sidecar.http.refusal import json_answer
 from sidecar.http.seams import Answer, Asked, Body, Fields, Filter, Head, Judge, MalformedError, Refusal
 from sidecar.mcp import headers, json, message
-from sidecar.mcp.answers import ANY_LIST, EventFilter, ListFilter, Pass, Watch
+from sidecar.mcp.answers import ANY_LIST, EventFilter, JsonFilter, Watch
 from sidecar.mcp.aside import aside
 from sidecar.mcp.message import Kind, Message, Unread
 from sidecar.mcp.owners import Owners
@@ -26,6 +28,8 @@ from sidecar.policy.operation import CLOSE, LISTEN, RESPONSE, Json, McpCall
 
 GONE = 404
 """Says that a session of the server is over (2025-11-25, "Session Management")."""
+
+JSON, EVENTS = "application/json", "text/event-stream"
 
 _STREAMS = {b"GET": LISTEN, b"DELETE": CLOSE}
 
@@ -90,18 +94,22 @@ class McpDialect:
         names = [name for name, _ in fields if name in (headers.SESSION, b"content-type")]
         if len(set(names)) != len(names):  # Clients differ in which they take.
             raise RemoteError("the MCP server says twice what it may say once")
-        number = headers.one(fields, headers.SESSION)
-        if number is not None and not self.server.owners.take(self.server.service, number, self.session):
+        given = headers.one(fields, headers.SESSION) if 200 <= status < 300 else None
+        if given is not None and not self.server.owners.learn(self.server.service, given, self.session):
             raise RemoteError("a session of the MCP server that another session of ours has")
-        media = (headers.one(fields, b"content-type") or "").partition(";")[0].strip().lower()
+        said = (headers.one(fields, b"content-type") or "").lower()
+        media = said.partition(";")[0].strip()
         if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in fields):
             raise RemoteError("the MCP server sends what was not asked for: a compressed answer")
         listed = asked_of.listed if asked_of else ANY_LIST
-        watch = Watch(self, listed, self.note, aside)
-        if media == "text/event-stream":
+        number = asked_of.sender.id if asked_of else None
+        watch = Watch(self, listed, number, self.note, aside, trio.lowlevel.checkpoint)
+        if media == EVENTS:
             return EventFilter(watch)
-        if media == "application/json":
-            return ListFilter(watch) if listed else Pass(watch)
+        if media == JSON:
+            return JsonFilter(watch)
+        if JSON in said or EVENTS in said:  # Clients there are that look for the words anywhere in it.
+            raise RemoteError("the MCP server gives its answer two types")
         if listed and asked.call.method != CLOSE and 200 <= status < 300:
             raise RemoteError("the MCP server answers a list neither in JSON nor in events")
         return None
@@ -115,32 +123,20 @@ class McpDialect:
         return self.server.pins.see(self.server.service, tool, self.server.policy())
 
     async def _posted(self, head: Head, body: bytes) -> McpAsked:
-        found, forwarded = await aside(partial(_read, body, head.fields), len(body))
+        found = await aside(partial(message.read, body, head.fields), len(body))
         if isinstance(found, Unread):
             raise self._malformed(found)
         self._require_owner(head.fields)
-        return McpAsked(self._call(found), forwarded, found)
-
-    def _call(self, found: Message) -> McpCall:
-        """The one call that is judged: of several, which only a subscription has, one that would be refused."""
-        if found.kind is Kind.RESPONSE:
-            return McpCall(RESPONSE)
-        if not found.calls:
-            return McpCall(found.sender.method)
-        refused = (call for call in found.calls[1:] if not self.judge.decide(call).allowed)
-        return next(refused, found.calls[0])
+        method = RESPONSE if found.kind is Kind.RESPONSE else found.sender.method
+        first, *also = found.calls or (McpCall(method),)
+        return McpAsked(first, found.forwarded, tuple(also), found)
 
     def _require_owner(self, fields: Fields) -> None:
+        """Nothing is learnt from who presents an id: it may be a guess, or overheard."""
         number = headers.one(fields, headers.SESSION)
-        if number is not None and not self.server.owners.take(self.server.service, number, self.session):
+        if number is not None and self.server.owners.owner(self.server.service, number) != self.session:
             raise MalformedError("no such session of the MCP server; begin a new one", status=GONE)
 
     def _malformed(self, unread: Unread) -> MalformedError:
         self._unread = unread
         return MalformedError(unread.fault.hint)
-
-
-def _read(body: bytes, fields: Fields) -> tuple[Message | Unread, bytes]:
-    """The message, and what goes on of it."""
-    found = message.read(body, fields)
-    return found, found.forwarded() if isinstance(found, Message) else b""

@@ -42,6 +42,11 @@ class Reader:
         self._after_cr = False
         self._begun = False
 
+    @property
+    def held(self) -> int:
+        """Bytes of the event that has begun."""
+        return self._size
+
     def feed(self, data: bytes) -> Iterator[Event | None]:
         """The events that ``data`` completes; None for a comment. Raises RemoteError for what is no event."""
         if self._after_cr and data.startswith(b"\n"):

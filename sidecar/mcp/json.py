@@ -3,7 +3,7 @@
 A message is decided on here and acted on by a server written in another language. Where two readers of the same bytes
 can disagree, a caller could have one thing decided and another done. So this refuses, before or while parsing:
 
-    size, depth           a parser's stack and memory are not the caller's to spend
+    size, depth, number   a parser's stack and memory are not the caller's to spend
     not UTF-8, a BOM      some readers guess the encoding, some skip the mark
     lone surrogates       they survive in some strings and become U+FFFD in others
     a key twice           the first wins in some readers, the last in others
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from pki.errors import RemoteError
+from sidecar.http.held import MAX_VALUES
 from sidecar.policy.operation import Json
 
 EXACT = 2**53 - 1
@@ -38,23 +39,24 @@ class Limits:
     size: int
     depth: int
     strict: bool = True
+    values: int = MAX_VALUES
+    """4 MiB of ``[],`` are a hundred megabytes of lists."""
 
 
 REQUEST = Limits(size=4 * 1024 * 1024, depth=64)
 """The official servers take as much."""
-ANSWER = Limits(size=1024 * 1024, depth=128, strict=False)
-"""Of a tool, as much as the official clients take in one event: a schema may say ``"maximum": 18446744073709551615``."""
+ANSWER = Limits(size=4 * 1024 * 1024, depth=128, strict=False, values=200_000)
+"""Of a tool: a schema may say ``"maximum": 18446744073709551615``."""
 
-_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
-"""A string, or a bracket outside of one. Possessive: linear whatever stands in it."""
+_MARK = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL)
+"""A string, or a bracket or comma outside of one. Possessive: linear whatever stands in it."""
 
 
 def parse(data: bytes, limits: Limits = REQUEST) -> Json:
     """The value of ``data``; RemoteError where it is no JSON, or two readers could differ on it."""
     if len(data) > limits.size:
         raise RemoteError(f"JSON: over {limits.size} bytes")
-    if _depth(data) > limits.depth:
-        raise RemoteError(f"JSON: nested deeper than {limits.depth}")
+    _check_shape(data, limits)
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -87,19 +89,25 @@ def digest(value: Json) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-def _depth(data: bytes) -> int:
-    """The deepest nesting of brackets, whether or not they match."""
-    if data.count(b"[") + data.count(b"{") <= 1:
-        return 1
-    depth = deepest = 0
-    for found in _BRACKET.finditer(data):
+def _check_shape(data: bytes, limits: Limits) -> None:
+    """Nesting of brackets, whether or not they match, and how many values there can be; raises RemoteError."""
+    opening = data.count(b"[") + data.count(b"{")
+    if opening <= limits.depth and opening + data.count(b",") < limits.values:
+        return
+    depth, values = 0, 1
+    for found in _MARK.finditer(data):
         token = found[0]
         if token in (b"[", b"{"):
             depth += 1
-            deepest = max(deepest, depth)
+            values += 1
         elif token in (b"]", b"}"):
             depth -= 1
-    return deepest
+        elif token == b",":
+            values += 1
+        if depth > limits.depth:
+            raise RemoteError(f"JSON: nested deeper than {limits.depth}")
+        if values > limits.values:
+            raise RemoteError(f"JSON: more than {limits.values} values")
 
 
 def _object(pairs: list[tuple[str, Json]]) -> Json:

@@ -32,6 +32,8 @@ MAX_NAME_CHARS = 256
 MAX_ID_CHARS = 256
 MAX_URI_CHARS = 2_048
 MAX_SUBSCRIPTIONS = 100
+MAX_SUBSCRIBED_CHARS = 16_384
+"""Of all URIs of one filter: each stands in the record."""
 
 _REQUEST = frozenset({"jsonrpc", "id", "method", "params"})
 _RESPONSE = frozenset({"jsonrpc", "id", "result", "error"})
@@ -56,21 +58,20 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message that may be judged. ``calls`` are what it is about; without any it is free."""
+    """A message that may be judged. ``calls`` are what it is about; without any it is free.
+
+    ``forwarded`` are the bytes that go on: the spelling of what was read, not the caller's.
+    """
 
     kind: Kind
     sender: Sender
-    body: dict[str, Json] = field(repr=False)
+    forwarded: bytes = field(repr=False)
     calls: tuple[McpCall, ...] = ()
 
     @property
     def listed(self) -> str:
         """The key of what its answer lists; empty where it lists nothing."""
         return METHODS[self.sender.method].listed if self.kind is Kind.REQUEST else ""
-
-    def forwarded(self) -> bytes:
-        """The bytes that go on: the spelling of what was read, not the caller's."""
-        return json.render(self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def _response(body: dict[str, Json], era: Era) -> Message | Unread:
         return Unread(Fault("neither a request, nor a notification, nor a response"), Sender(era=era))
     if era is Era.STATELESS:
         return Unread(Fault("a response; clients of this version send none"), Sender(era=era))
-    return Message(Kind.RESPONSE, Sender(era=era), body)
+    return Message(Kind.RESPONSE, Sender(era=era), json.render(body))
 
 
 def _call(body: dict[str, Json], fields: Fields, era: Era) -> Message | Unread:
@@ -137,7 +138,7 @@ def _call(body: dict[str, Json], fields: Fields, era: Era) -> Message | Unread:
         calls = _calls(method, METHODS[method], params)
     except RemoteError as error:
         return Unread(Fault(str(error), Code.INVALID_PARAMS), sender)
-    return Message(Kind.REQUEST if request else Kind.NOTIFICATION, sender, body, calls)
+    return Message(Kind.REQUEST if request else Kind.NOTIFICATION, sender, json.render(body), calls)
 
 
 def _id(value: Json) -> RequestId | None:
@@ -225,4 +226,7 @@ def _subscriptions(value: Json) -> tuple[McpCall, ...]:
         raise RemoteError("params: notifications is no subscription filter")
     if len(uris or []) > MAX_SUBSCRIPTIONS:
         raise RemoteError(f"params: over {MAX_SUBSCRIPTIONS} subscriptions")
-    return tuple(McpCall(RESOURCES_SUBSCRIBE, _uri(one)) for one in uris or [])
+    calls = tuple(McpCall(RESOURCES_SUBSCRIBE, _uri(one)) for one in uris or [])
+    if sum(len(call.name) for call in calls) > MAX_SUBSCRIBED_CHARS:
+        raise RemoteError(f"params: URIs of over {MAX_SUBSCRIBED_CHARS} characters together")
+    return calls

@@ -114,6 +114,7 @@ class _Reading:
                 risk=row.risk,
                 inject_header=_inject_header(row.inject),
                 endpoint=row.endpoint,
+                path_parameters=row.path_parameters,
                 operations=tuple(self._operations(name, row)),
             )
             for name, row in self.tables.services.items()

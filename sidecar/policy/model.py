@@ -160,6 +160,8 @@ class Service:
     inject_header: InjectHeader | None = None
     endpoint: str = "/mcp"
     """The one path of an mcp service that is reachable."""
+    path_parameters: bool = False
+    """Whether a path of an http service may hold a ``;``."""
     operations: tuple[ServiceOperation, ...] = ()
 
     @property

@@ -25,6 +25,7 @@ from pki.errors import RemoteError
 from sidecar.audit import record
 from sidecar.audit.record import Ending, Record, Ruling, Traffic
 from sidecar.audit.writer import AuditUnavailableError
+from sidecar.http.held import Budget
 from sidecar.mcp.servers import Servers
 from sidecar.policy.cache import DecisionCache
 from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request
@@ -106,6 +107,7 @@ class Carrier:
     """Of the live streams, by stream id."""
     quotas: Quotas = field(default_factory=Quotas)
     rooms: Rooms = field(default_factory=Rooms)
+    held: Budget = field(default_factory=Budget)
     servers: Servers = field(default_factory=Servers)
     cache: DecisionCache = field(default_factory=DecisionCache)
     turnover: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
@@ -133,7 +135,8 @@ class Carrier:
             known = live.request
             request = replace(arrival.current(), tool_node=known.tool_node, operation=known.operation)
             if request != live.request:
-                self.table.rebind(live, request)
+                also = tuple(replace(request, operation=one.operation) for one in live.also)
+                self.table.rebind(live, request, also)
                 self.judge(live)
 
     def cut_unrecorded(self) -> list[Live]:

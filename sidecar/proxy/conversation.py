@@ -6,6 +6,7 @@ from sidecar.http.early import refuse_unread
 from sidecar.http.ends import AgentEnd, ToolEnd
 from sidecar.http.headers import Identity
 from sidecar.http.inject import credential_of
+from sidecar.http.normal import Reading
 from sidecar.http.plain import PlainHttp
 from sidecar.http.relay import Relay, Settings
 from sidecar.http.seams import Dialect
@@ -43,6 +44,7 @@ async def converse(
         judge=judge,
         dialect=_dialect(service, judge),
         settings=_settings(policy, service, arrival),
+        budget=carrier.held,
     )
     await relay.run()
 
@@ -84,7 +86,7 @@ def _settings(policy: Policy, service: Service, arrival: Arrival) -> Settings:
     identity = Identity(subject.agent, subject.session, subject.stream, subject.on_behalf_of)
     return Settings(
         identity=identity,
-        hosts=hosts_of(policy.bindings, subject.agent, service),
+        reading=Reading(hosts_of(policy.bindings, subject.agent, service), service.path_parameters),
         host=service.host.encode(),
         credential=credential_of(service.inject_header),
     )

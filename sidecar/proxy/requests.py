@@ -10,7 +10,7 @@ table. Then its record is written, durably where the segment requires that, and 
 
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pki.clock import SECOND, Boot
@@ -28,6 +28,7 @@ from sidecar.proxy.carry import Carrier, Sight
 from sidecar.proxy.ruling import ruling, spelled
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
+from sidecar.snapshot import Snapshot
 from sidecar.traceparent import SPAN_ENTROPY, child, continues
 
 
@@ -42,8 +43,18 @@ class _Current:
     started: Boot
     judge_by: Boot
     """When the stream itself is to be judged again."""
+    calls: tuple[Call, ...]
     unasked: Counter[str] = field(default_factory=Counter)
     """What an MCP server has sent of its own accord meanwhile, by method."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """One of the calls of a request. ``first``: the request whose decision this one repeats, if it does."""
+
+    asked: Request
+    decision: Decision
+    first: str
 
 
 @dataclass(eq=False)
@@ -55,14 +66,10 @@ class StreamJudge:
     subject: Subject
     _current: _Current | None = None
 
-    def decide(self, call: Call) -> Decision:
-        sight = self.carrier.situation.sight()
-        return decide(self._asked(call, sight), sight.snapshot, sight.moment)
-
     def could(self, call: McpCall) -> bool:
         """Some of the rules' conditions at a time: an exact answer would need arguments."""
         sight = self.carrier.situation.sight()
-        asked = self._asked(call, sight)
+        asked = self._asked(call, sight.snapshot)
         if asked.operation is None:
             return False
         return any(
@@ -70,27 +77,28 @@ class StreamJudge:
             for one in self._with_some_arguments(asked.operation, sight.snapshot.policy)
         )
 
-    async def admit(self, call: Call, traceparent: bytes) -> Admission:
+    async def admit(self, calls: Sequence[Call], traceparent: bytes) -> Admission:
         sight, now = self.carrier.situation.sight(), self.carrier.clock.boot()
-        asked = self._asked(call, sight)
         name = _new_id()
-        answer = self.carrier.cache.decide(asked, sight.snapshot, sight.moment, name)
-        decision, retry_after = self._limited(self._as_pinned(answer.decision, call), sight, now)
-        first = answer.first if decision is answer.decision and answer.first != name else ""
+        judged = [self._judged(call, sight, name) for call in calls]
+        which = next((n for n, one in enumerate(judged) if not one.decision.allowed), 0)
+        call, asked, first = calls[which], judged[which].asked, judged[which].first
+        decision, retry_after = self._limited(judged[which].decision, sight, now)
         trace, parent = self._trace(traceparent)
         found = sight.snapshot.policy.segments.get(decision.segment) if sight.snapshot.policy else None
         named = replace(self.subject, segment=decision.segment or self.subject.segment, trace=trace)
         wanted = decision.operation_class or OperationClass.MUTATE
-        current = _Current(name, named, found, wanted, now, self.live.judge_by)
+        current = _Current(name, named, found, wanted, now, self.live.judge_by, tuple(calls))
         requested = Requested(
             request=current.id,
             operation=spelled(asked.operation),
             operation_class=wanted,
             parent=parent,
             arguments=call.digest if isinstance(call, McpCall) else "",
+            also=[dict(spelled(one.asked.operation)) for one in judged[1:]] if decision.allowed else [],
         )
         if decision.allowed:
-            self._enter(asked, current, sight)
+            self._enter([one.asked for one in judged], current, sight)
             decision = await self._record_admission(
                 ruling(asked, decision, sight, first), decision, requested
             )
@@ -101,7 +109,7 @@ class StreamJudge:
 
     def reject(self, why: MalformedError) -> Admission:
         sight, name = self.carrier.situation.sight(), _new_id()
-        decision = Decision(Verdict.DENY, Reason.BAD_REQUEST, hint=why.hint)
+        decision = Decision(Verdict.DENY, why.reason, hint=why.hint)
         one = ruling(self.live.request, decision, sight)
         now = self.carrier.clock.wall()
         self.carrier.audit.append(record.request_denied(now, self.subject, one, Requested(request=name)))
@@ -138,8 +146,15 @@ class StreamJudge:
 
     # -- what is asked
 
-    def _asked(self, call: Call, sight: Sight) -> Request:
-        policy = sight.snapshot.policy
+    def _judged(self, call: Call, sight: Sight, name: str) -> "_Judged":
+        asked = self._asked(call, sight.snapshot)
+        answer = self.carrier.cache.decide(asked, sight.snapshot, sight.moment, name)
+        decision = self._as_pinned(answer.decision, call)
+        first = answer.first if decision is answer.decision and answer.first != name else ""
+        return _Judged(asked, decision, first)
+
+    def _asked(self, call: Call, snapshot: Snapshot) -> Request:
+        policy = snapshot.policy
         service = policy.services.get(self.live.request.service) if policy else None
         if policy is None or service is None:  # The decision says so.
             name = call.name if isinstance(call, McpCall) else call.path
@@ -192,15 +207,17 @@ class StreamJudge:
 
     # -- in force
 
-    def _enter(self, asked: Request, current: _Current, sight: Sight) -> None:
+    def _enter(self, asked: Sequence[Request], current: _Current, sight: Sight) -> None:
         self._current = current
         self.carrier.rooms.take(current.operation_class)
+        # A new policy has conditions that this one did not ask; the answer to those may end it.
+        self.live.reread = lambda snapshot: tuple(self._asked(call, snapshot) for call in current.calls)
         # When time alone could end it is the request's own now.
         self.carrier.table.begin(self.live, asked, sight.snapshot, sight.moment, current.started)
 
     def _leave(self, current: _Current) -> None:
         self.carrier.rooms.leave(current.operation_class)
-        self.carrier.table.rebind(self.live, replace(self.live.request, operation=None))
+        self.carrier.table.finish(self.live)
         self.live.judge_by = min(self.live.judge_by, current.judge_by)
 
     async def _record_admission(self, made: Ruling, decision: Decision, requested: Requested) -> Decision:

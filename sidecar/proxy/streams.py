@@ -10,8 +10,8 @@ after a suspended machine wakes up nothing passes unjudged.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from pki.clock import SECOND, Boot, Wall
 from sidecar.defaults import HALF_CLOSE_IDLE
@@ -57,6 +57,10 @@ class Live:
     peer: str = ""
     is_open: bool = False
     allowance: Allowance = UNLIMITED
+    also: tuple[Request, ...] = ()
+    """What the request under way is about besides ``request``: each may end it."""
+    reread: Callable[[Snapshot], tuple[Request, ...]] | None = None
+    """While a request is under way: what it is by another policy, whose conditions it was not yet held against."""
 
     def cut(self, reason: Reason, rule: str = "") -> bool:
         """End the stream; False when it is ending already."""
@@ -74,6 +78,8 @@ class LiveTable:
         self._streams: dict[str, Live] = {}
         self._by_request: dict[Request, dict[str, Live]] = {}
         self._recent: deque[tuple[Boot, Request]] = deque(maxlen=MAX_RECENT)
+        self._under_way: dict[str, Live] = {}
+        """Those with a request under way."""
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -99,22 +105,32 @@ class LiveTable:
         self._by_request.setdefault(live.request, {})[live.id] = live
         return True
 
-    def rebind(self, live: Live, request: Request) -> None:
+    def rebind(self, live: Live, request: Request, also: tuple[Request, ...] = ()) -> None:
         """The same stream, now that more is known of who is under it."""
         self._unindex(live)
-        live.request = request
+        live.request, live.also = request, also
         self._by_request.setdefault(request, {})[live.id] = live
 
-    def begin(self, live: Live, request: Request, snapshot: Snapshot, moment: Moment, now: Boot) -> None:
-        """``request`` was just allowed, and is what the stream does from now on."""
-        self.rebind(live, request)
-        self._postpone({live.id: live}, next_boundary(request, snapshot, moment), moment, now)
+    def begin(
+        self, live: Live, requests: Sequence[Request], snapshot: Snapshot, moment: Moment, now: Boot
+    ) -> None:
+        """``requests`` were just allowed, and are what the stream does until :meth:`finish`."""
+        self.rebind(live, requests[0], tuple(requests[1:]))
+        self._under_way[live.id] = live
+        self._postpone({live.id: live}, self._boundary(live, snapshot, moment), moment, now)
+
+    def finish(self, live: Live) -> None:
+        """Its request is over: the stream is itself again."""
+        self._under_way.pop(live.id, None)
+        live.reread = None
+        self.rebind(live, replace(live.request, operation=None))
 
     def close(self, live: Live, now: Boot, *, by_peer: bool = False) -> None:
         """Take a stream out. One that the peer cut may be counted for our own receipt a moment later."""
         if self._streams.get(live.id) is not live:
             return
         del self._streams[live.id]
+        self._under_way.pop(live.id, None)
         self._unindex(live)
         if by_peer:
             self._recent.append((now, live.request))
@@ -126,6 +142,10 @@ class LiveTable:
         """
         ended: list[Live] = []
         counts: dict[str, int] = {}
+        for live in self._under_way.values():
+            if live.reread is not None:
+                request, *also = live.reread(snapshot)
+                self.rebind(live, request, tuple(also))
         for request, streams in list(self._by_request.items()):
             decision = redecide(request, snapshot, moment)
             if decision.reason is None:
@@ -135,17 +155,22 @@ class LiveTable:
                 if live.cut(decision.reason, decision.rule):
                     ended.append(live)
                     counts[decision.rule] = counts.get(decision.rule, 0) + 1
+        for live in [one for one in self._under_way.values() if one.also and one.reason is None]:
+            if not self.judge(live, snapshot, moment, now):
+                ended.append(live)
+                counts[live.rule] = counts.get(live.rule, 0) + 1
         self._count_recent(snapshot, moment, now, counts)
         return ended, counts
 
     def judge(self, live: Live, snapshot: Snapshot, moment: Moment, now: Boot) -> bool:
         """Judge this one stream again; False when it is ending."""
-        decision = redecide(live.request, snapshot, moment)
-        if decision.reason is not None:
-            live.cut(decision.reason, decision.rule)
+        for request in (live.request, *live.also):
+            decision = redecide(request, snapshot, moment)
+            if decision.reason is not None:
+                live.cut(decision.reason, decision.rule)
         if live.reason is not None:
             return False
-        self._postpone({live.id: live}, next_boundary(live.request, snapshot, moment), moment, now)
+        self._postpone({live.id: live}, self._boundary(live, snapshot, moment), moment, now)
         return True
 
     def overdue(self, now: Boot) -> list[Live]:
@@ -161,6 +186,10 @@ class LiveTable:
         """The earliest instant at which a stream must be judged again; one that is ending needs no judgement."""
         live = (one.judge_by for one in self._streams.values() if one.reason is None)
         return min(live, default=None)
+
+    def _boundary(self, live: Live, snapshot: Snapshot, moment: Moment) -> Wall | None:
+        ends = [next_boundary(one, snapshot, moment) for one in (live.request, *live.also)]
+        return min((end for end in ends if end is not None), default=None)
 
     def _postpone(self, streams: dict[str, Live], boundary: Wall | None, moment: Moment, now: Boot) -> None:
         judge_by = FOREVER if boundary is None else Boot(now + max(0, boundary - moment.now))

@@ -24,7 +24,7 @@ from sidecar.http.messages import Messages
 from sidecar.http.normal import normal_target, query_pairs
 from sidecar.http.seams import MalformedError
 from sidecar.mcp import json, message
-from sidecar.mcp.answers import ANY_LIST, EventFilter, ListFilter, Watch
+from sidecar.mcp.answers import ANY_LIST, EventFilter, JsonFilter, Watch
 from sidecar.mcp.pins import digest
 from sidecar.packed import unpack
 from sidecar.policy.load import load_policy
@@ -134,7 +134,7 @@ def mcp_messages(data: bytes) -> None:
     fields = ((b"content-type", b"application/json"),)
     found = message.read(data, fields)
     if isinstance(found, message.Message):
-        again = message.read(found.forwarded(), fields)
+        again = message.read(found.forwarded, fields)
         assert isinstance(again, message.Message)
         assert again.calls == found.calls
 
@@ -153,10 +153,14 @@ async def _at_once(work: Callable[[], T], size: int) -> T:
     return work()
 
 
+async def _no_pause() -> None:
+    pass
+
+
 def mcp_answers(data: bytes) -> None:
     """In events, and whole."""
-    watch = Watch(_Everything(), ANY_LIST, lambda _method: None, _at_once)
-    for looking in (EventFilter(watch), ListFilter(watch)):
+    watch = Watch(_Everything(), ANY_LIST, None, lambda _method: None, _at_once, _no_pause)
+    for looking in (EventFilter(watch), JsonFilter(watch)):
         try:
             for coroutine in (looking.feed(data), looking.end()):
                 with suppress(StopIteration):

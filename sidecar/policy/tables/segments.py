@@ -55,7 +55,7 @@ class SegmentTable(Table):
     )
     record: Annotated[Record, NotStrict, BeforeValidator(_record)] = Field(
         default=Record.METADATA,
-        description="none: streams are recorded; metadata: each request too",
+        description="none: streams and decisions; metadata: what became of each request, too",
     )
     slo: Annotated[ObjectiveTable, needs(Feature.OBJECTIVES)] | None = Field(
         default=None, description="how fast and reliable it is to be"

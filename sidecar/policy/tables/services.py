@@ -108,6 +108,9 @@ class ServiceTable(Table):
     )
     host: Host | None = Field(default=None, description="the Host that requests name, if not the binding's")
     endpoint: Endpoint = Field(default="/mcp", description="the one path of an mcp service that is reachable")
+    path_parameters: bool = Field(
+        default=False, description="let paths with ; pass: only where the tool takes it for no delimiter"
+    )
     risk: Annotated[Risk, NotStrict] | None = Field(default=None, description="what operators think of it")
     blast_radius: Names = Field(default=(), description="what is at stake, in your own words")
     open_target: bool = Field(
@@ -160,6 +163,13 @@ class ServiceTable(Table):
         if info.data.get("protocol", Protocol.MCP) is not Protocol.MCP:  # else it has a fault of its own
             raise fault("only mcp services have an endpoint", "paths of http are for grants")
         return endpoint
+
+    @field_validator("path_parameters")
+    @classmethod
+    def _has_paths(cls, path_parameters: bool, info: ValidationInfo) -> bool:
+        if path_parameters and info.data.get("protocol", Protocol.HTTP) is not Protocol.HTTP:
+            raise fault("only http services have paths", "it goes with http")
+        return path_parameters
 
     @field_validator("operations")
     @classmethod

@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.http.normal import MAX_TARGET_BYTES, normal_head, normal_path, normal_target, query_pairs
+from sidecar.http.normal import (
+    MAX_TARGET_BYTES,
+    Reading,
+    normal_head,
+    normal_path,
+    normal_target,
+    query_pairs,
+)
 from sidecar.http.seams import Fields, MalformedError
 
 HOSTS = frozenset({"127.0.0.1:15001", "localhost:15001", "wiki.internal"})
@@ -132,13 +139,48 @@ def test_any_target_has_a_normal_form_or_is_refused(target: bytes) -> None:
     assert query_pairs(query) == pairs
 
 
+READING = Reading(HOSTS)
+
+
 def head(*fields: tuple[bytes, bytes], method: bytes = b"GET", hosts: frozenset[str] = HOSTS) -> object:
-    return normal_head(method, b"/a?b=1", fields, hosts)
+    return normal_head(method, b"/a?b=1", fields, Reading(hosts))
+
+
+def test_a_path_has_no_parameters_unless_its_service_says_so() -> None:
+    """To some servers /admin;x/users is /admin/users, which a rule on /admin/** would not stop."""
+    for target in (b"/admin;x/users", b"/a;"):
+        with pytest.raises(MalformedError, match="a ; in the path"):
+            normal_head(b"GET", target, (HOST,), READING)
+        assert normal_head(b"GET", target, (HOST,), Reading(HOSTS, parameters=True)).target == target
+    assert normal_head(b"GET", b"/a%3Bb", (HOST,), READING).target == b"/a%3Bb"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"mcp_session_id",
+        b"mcp.method",
+        b"content_type",
+        b"content_length",
+        b"transfer.encoding",
+    ],
+)
+def test_what_is_decided_on_has_one_spelling(name: bytes) -> None:
+    """To CGI and its kin all of them are one field; the tool would see one that was not checked."""
+    with pytest.raises(MalformedError, match="another spelling of"):
+        head(HOST, (name, b"x"))
+
+
+@pytest.mark.parametrize("option", [b"Mcp-Method", b"close, authorization", b"Host", b"Content-Length"])
+def test_connection_takes_nothing_away_that_is_decided_on(option: bytes) -> None:
+    """It names fields that end here: the tool would be asked something else."""
+    with pytest.raises(MalformedError, match="Connection names"):
+        head(HOST, (b"connection", option))
 
 
 def test_a_head_becomes_a_call() -> None:
     """Method, path and query of the call are those that are forwarded."""
-    found = normal_head(b"POST", b"/%61?b=1", (HOST,), HOSTS)
+    found = normal_head(b"POST", b"/%61?b=1", (HOST,), READING)
     assert (found.call.method, found.call.path, found.call.query) == ("POST", "/a", (("b", "1"),))
     assert (found.method, found.target, found.host) == (b"POST", b"/a?b=1", b"127.0.0.1:15001")
 
@@ -148,7 +190,7 @@ UPGRADE: Fields = (HOST, (b"connection", b"keep-alive, Upgrade"), (b"upgrade", b
 
 def test_a_websocket_has_a_method_of_its_own() -> None:
     """A grant of GET must not open a connection for both ways."""
-    found = normal_head(b"GET", b"/a", UPGRADE, HOSTS)
+    found = normal_head(b"GET", b"/a", UPGRADE, READING)
     assert found.upgrades
     assert (found.call.method, found.method) == ("WEBSOCKET", b"GET")
 

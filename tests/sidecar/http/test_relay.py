@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pki.errors import RemoteError
+from sidecar.http.normal import Reading
 from sidecar.http.plain import PlainHttp
 from sidecar.http.relay import Settings, why
 from sidecar.http.seams import Asked, Body, Fields, Filter, Head
@@ -395,7 +396,7 @@ async def test_a_tool_may_decline_a_websocket() -> None:
 async def test_a_credential_is_added_in_place_of_the_agents_own() -> None:
     """Read at each use; neither side of it comes back to the agent."""
     credential = (b"Authorization", b"Bearer of-the-tool")
-    settings = Settings(IDENTITY, frozenset({HOST}), b"wiki.internal", lambda: credential)
+    settings = Settings(IDENTITY, Reading(frozenset({HOST})), b"wiki.internal", lambda: credential)
     async with relay(settings=settings) as world:
         mine = b"\r\nauthorization: Bearer mine\r\nAuthorization_: x\r\n\r\n"
         answer = await world.ask(GET.replace(b"\r\n\r\n", mine))
@@ -433,6 +434,7 @@ class Censor:
     """Passes on what is not "evil", in capitals; at the end it says so."""
 
     holds_head = True
+    held = 0
 
     async def feed(self, data: bytes) -> bytes:
         if b"evil" in data:
@@ -495,6 +497,40 @@ async def test_a_body_that_is_too_long_to_read_is_refused() -> None:
         assert b" 413 " in await world.ask(post(b"x" * 30))
         assert world.heard == b""
         assert (await world.ask(post(b""))).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    """408: nothing was decided yet, and a few bytes in an hour must not hold a place."""
+    async with relay(repeats, Shouting()) as world:
+        answer = await world.ask(post(b"hello").removesuffix(b"llo"))
+        assert b" 408 " in answer
+        assert b"did not come within 30 s" in answer
+        assert world.heard == b""
+
+
+async def test_all_bodies_together_have_a_limit() -> None:
+    """503, and when to come again; the room is given back with the end of a request."""
+    async with relay(repeats, Shouting()) as world:
+        world.budget.most = 500
+        assert b" 503 " in (refused := await world.ask(post(b"hello")))
+        assert b"Retry-After: " in refused
+        assert world.judge.rejected[-1].reason is Reason.LIMIT
+        assert world.heard == b""
+        for _ in range(3):
+            world.buffered = b""
+            await world.agent.send_all(post(b"h"))
+            await until_in(world, b"0\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        assert world.budget.taken == 0
+
+
+async def test_an_answer_that_is_looked_into_counts_too() -> None:
+    """What a filter holds; a tool is told nothing, and its agent that there is no room."""
+    async with relay(repeats, Shouting()) as world:
+        world.budget.most = 4
+        assert b" 502 " in await world.ask(post(b"h"))
+        world.budget.most = 10_000
+        assert b" 200 " in await world.ask(post(b"h"))
 
 
 async def test_a_body_that_breaks_while_it_is_read_is_refused() -> None:

@@ -1,6 +1,6 @@
 """A relay between an agent and a tool that a test plays, with a judge that does as it is told."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -9,6 +9,8 @@ import trio.testing
 
 from sidecar.http.ends import AgentEnd, ToolEnd
 from sidecar.http.headers import Identity
+from sidecar.http.held import Budget
+from sidecar.http.normal import Reading
 from sidecar.http.plain import PlainHttp
 from sidecar.http.relay import Relay, Settings
 from sidecar.http.seams import Admission, Call, Dialect, MalformedError, Outcome
@@ -45,15 +47,17 @@ class FakeJudge:
     def could(self, call: McpCall) -> bool:
         return self.decide(call).allowed
 
-    async def admit(self, call: Call, traceparent: bytes) -> Admission:
+    async def admit(self, calls: Sequence[Call], traceparent: bytes) -> Admission:
         await trio.lowlevel.checkpoint()
-        self.calls.append(call)
+        self.calls += calls
         self.traces.append(traceparent)
-        return Admission(REQUEST_ID, self.decide(call), TRACEPARENT, self.retry_after)
+        decisions = [self.decide(call) for call in calls]
+        decision = next((one for one in decisions if not one.allowed), decisions[0])
+        return Admission(REQUEST_ID, decision, TRACEPARENT, self.retry_after)
 
     def reject(self, why: MalformedError) -> Admission:
         self.rejected.append(why)
-        return Admission(REQUEST_ID, Decision(Verdict.DENY, Reason.BAD_REQUEST, "", 0, why.hint))
+        return Admission(REQUEST_ID, Decision(Verdict.DENY, why.reason, "", 0, why.hint))
 
     def ended(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -110,6 +114,7 @@ class World:
     done: trio.Event = field(default_factory=trio.Event)
     passed: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
     buffered: bytes = b""
+    budget: Budget = field(default_factory=Budget)
 
     async def ask(self, words: bytes) -> bytes:
         """Send, and read one response with a Content-Length (or none) to its end."""
@@ -188,7 +193,8 @@ async def relay(
             dial=dial,
             judge=world.judge,
             dialect=dialect or PlainHttp(),
-            settings=settings or Settings(IDENTITY, frozenset({HOST})),
+            budget=world.budget,
+            settings=settings or Settings(IDENTITY, Reading(frozenset({HOST}))),
         )
 
         async def run() -> None:

@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from pki.http.server import serve_connection
 from sidecar.http.ends import AgentEnd, ToolEnd
+from sidecar.http.normal import Reading
 from sidecar.http.relay import Relay, Settings
 from sidecar.http.seams import Admission, Call
 from sidecar.mcp.dialect import McpDialect, Server
@@ -118,10 +119,10 @@ class Rules(FakeJudge):
     listening: trio.Event = field(default_factory=trio.Event)
     """Set when a client opens the stream of what the server says of its own accord."""
 
-    async def admit(self, call: Call, traceparent: bytes) -> Admission:
-        if call.method == LISTEN:
+    async def admit(self, calls: Sequence[Call], traceparent: bytes) -> Admission:
+        if calls[0].method == LISTEN:
             self.listening.set()
-        return await super().admit(call, traceparent)
+        return await super().admit(calls, traceparent)
 
     def decide(self, call: Any) -> Decision:
         match call:
@@ -215,7 +216,9 @@ async def _carry(world: World, target: int, stream: trio.SocketStream) -> None:
         dial=dial,
         judge=world.judge,
         dialect=dialect,
-        settings=Settings(IDENTITY, frozenset({f"127.0.0.1:{world.port}"}), f"127.0.0.1:{target}".encode()),
+        settings=Settings(
+            IDENTITY, Reading(frozenset({f"127.0.0.1:{world.port}"})), f"127.0.0.1:{target}".encode()
+        ),
     )
     try:
         await relay.run()

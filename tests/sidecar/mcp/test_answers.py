@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
@@ -12,15 +12,15 @@ from sidecar.mcp.answers import (
     ANY_LIST,
     LISTS,
     MAX_ITEMS,
-    MAX_LIST_BYTES,
-    MAX_TAP_BYTES,
+    PAUSE_ITEMS,
     UNKNOWN,
     EventFilter,
-    ListFilter,
-    Pass,
+    JsonFilter,
     Watch,
 )
 from sidecar.mcp.events import KEEP_ALIVE, Event
+from sidecar.mcp.json import ANSWER
+from sidecar.mcp.refusal import RequestId
 from sidecar.policy.operation import Json, McpCall
 
 T = TypeVar("T")
@@ -49,12 +49,22 @@ async def at_once(work: Callable[[], T], size: int) -> T:
     return work()
 
 
+async def go_on() -> None:
+    """Nobody else is waiting."""
+
+
 def through(
-    make: Callable[[Watch], Filter], listed: str, data: bytes, step: int = 7
+    make: Callable[[Watch], Filter],
+    listed: str,
+    data: bytes,
+    step: int = 7,
+    *,
+    number: RequestId | None = 1,
+    pause: Callable[[], Awaitable[None]] = go_on,
 ) -> tuple[bytes, list[str]]:
     """What passes, and what is noted. Without a loop: nothing in it waits."""
     noted: list[str] = []
-    looking = make(Watch(Eyes(), listed, noted.append, at_once))
+    looking = make(Watch(Eyes(), listed, number, noted.append, at_once, pause))
     passed = b"".join(_run(looking.feed(data[at : at + step])) for at in range(0, len(data), step))
     return passed + _run(looking.end()), noted
 
@@ -88,7 +98,7 @@ def test_a_list_shows_what_could_be_allowed(
     whole = json.dumps(result(**{key: [*({named: name} for name in names), "x"], "nextCursor": "c"})).encode()
     listed = ANY_LIST if by_shape else key
     cut = result(**{key: [{named: name} for name in shown], "nextCursor": "c"})
-    assert json.loads(through(ListFilter, listed, whole)[0]) == cut
+    assert json.loads(through(JsonFilter, listed, whole)[0]) == cut
     events = through(EventFilter, listed, Event(whole.decode(), "message", "7").spelled())[0]
     assert events == Event(json.dumps(cut, separators=(",", ":")), "message", "7").spelled()
 
@@ -101,7 +111,7 @@ def test_every_list_of_the_protocol_is_filtered() -> None:
 def test_what_was_cut_down_for_one_session_is_cached_for_no_other() -> None:
     """A server that says public knows nothing of our rules."""
     whole = json.dumps(result(tools=[], cacheScope="public", ttlMs=5)).encode()
-    assert json.loads(through(ListFilter, "tools", whole)[0]) == result(
+    assert json.loads(through(JsonFilter, "tools", whole)[0]) == result(
         tools=[], cacheScope="private", ttlMs=5
     )
 
@@ -117,35 +127,67 @@ def test_what_was_cut_down_for_one_session_is_cached_for_no_other() -> None:
 def test_an_answer_without_a_list_passes(whole: dict[str, Any]) -> None:
     """An error, for one; also where a client resumes."""
     for listed in ("tools", ANY_LIST):
-        assert json.loads(through(ListFilter, listed, json.dumps(whole).encode())[0]) == whole
+        assert json.loads(through(JsonFilter, listed, json.dumps(whole).encode())[0]) == whole
 
 
 def test_an_empty_answer_stays_empty() -> None:
     """202, for one."""
-    assert through(ListFilter, "tools", b"") == (b"", [])
+    assert through(JsonFilter, "tools", b"") == (b"", [])
 
 
 def test_a_list_has_so_many_items() -> None:
     """Each is decided on, and meanwhile everybody waits."""
     few, many = (json.dumps(result(tools=[{"name": "get"}] * n)).encode() for n in (MAX_ITEMS, MAX_ITEMS + 1))
-    assert through(ListFilter, "tools", few, step=65_536)[0]
+    assert through(JsonFilter, "tools", few, step=65_536)[0]
     with pytest.raises(RemoteError, match="no list of at most"):
-        through(ListFilter, "tools", many, step=65_536)
+        through(JsonFilter, "tools", many, step=65_536)
 
 
-def test_a_long_event_of_a_tool_s_own_answer_passes_unread() -> None:
-    """An image, for one; where lists are, it is read all the same."""
-    event = Event(json.dumps(result(content="x" * MAX_TAP_BYTES), separators=(",", ":"))).spelled()
-    assert through(EventFilter, "", event, step=65_536) == (event, [])
-    broken = Event("x" * (MAX_TAP_BYTES + 1)).spelled()
-    assert through(EventFilter, "", broken, step=65_536) == (broken, [])
-    with pytest.raises(RemoteError):
-        through(EventFilter, ANY_LIST, broken, step=65_536)
+def test_while_a_long_list_is_cut_down_the_others_have_their_turn() -> None:
+    """A page of a thousand would hold up every stream of the node."""
+    turns: list[bool] = []
+
+    async def pause() -> None:
+        turns.append(True)
+
+    page = json.dumps(result(tools=[{"name": "get"}] * 3 * PAUSE_ITEMS)).encode()
+    through(JsonFilter, "tools", page, step=65_536, pause=pause)
+    assert len(turns) == 3
+
+
+@pytest.mark.parametrize("make", [JsonFilter, EventFilter])
+@pytest.mark.parametrize(("number", "other"), [(1, 2), (1, "1"), (1, True), ("a", "b"), (None, 1), (1, None)])
+def test_a_result_is_that_of_the_request_it_answers(
+    make: Callable[[Watch], Filter], number: RequestId | None, other: Json
+) -> None:
+    """A client takes it by its id: under another request's, a list would come to it that nobody filtered."""
+    body = json.dumps({**result(tools=[{"name": "put"}]), "id": other})
+    data = Event(body).spelled() if make is EventFilter else body.encode()
+    with pytest.raises(RemoteError, match="another request"):
+        through(make, "", data, number=number)
+    assert b"put" not in through(make, ANY_LIST, data, number=None)[0]
+
+
+def test_an_error_may_have_any_id() -> None:
+    """Servers answer what they could not read without one, or with one of their own."""
+    body = b'{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"no"}}'
+    assert through(JsonFilter, "", body) == (body, [])
+
+
+def test_what_is_held_is_told() -> None:
+    """The node counts it."""
+    watch = Watch(Eyes(), "", 1, lambda _: None, at_once, go_on)
+    for looking, data in ((JsonFilter(watch), b'{"a":'), (EventFilter(watch), b'data: {"a":')):
+        _run(looking.feed(data))
+        assert looking.held == len(data)
+        _run(looking.feed(b"1}\n\n"))
+        _run(looking.end())
+        assert looking.held == 0
 
 
 def test_a_key_without_a_name_is_no_list() -> None:
     """What lists nothing is not cut down."""
-    body = Event('{"result":{"":[{"name":"x"}]}}').spelled()
+    body = Event('{"id":1,"result":{"":[{"name":"x"}]}}').spelled()
     assert through(EventFilter, "", body) == (body, [])
 
 
@@ -153,15 +195,15 @@ def test_a_key_without_a_name_is_no_list() -> None:
 def test_a_list_that_cannot_be_read_does_not_pass(data: bytes) -> None:
     """A client might read it after all."""
     with pytest.raises(RemoteError):
-        through(ListFilter, "tools", data)
+        through(JsonFilter, "tools", data)
     with pytest.raises(RemoteError):
         through(EventFilter, "tools", b"data: " + data + b"\n\n")
 
 
 def test_a_list_is_capped() -> None:
     """It is held back in memory."""
-    with pytest.raises(RemoteError, match="a list of over"):
-        through(ListFilter, "tools", b" " * (MAX_LIST_BYTES + 1), step=65_536)
+    with pytest.raises(RemoteError, match="an answer of over"):
+        through(JsonFilter, "tools", b" " * (ANSWER.size + 1), step=65_536)
 
 
 def test_what_a_server_sends_of_its_own_accord_passes_and_is_noted() -> None:
@@ -176,16 +218,23 @@ def test_what_a_server_sends_of_its_own_accord_passes_and_is_noted() -> None:
     assert through(EventFilter, "", b'data: {"method":"say anything"}\n\n')[1] == [UNKNOWN]
     methods = ["elicitation/create", "notifications/progress", "sampling/createMessage"]
     assert through(EventFilter, "", stream) == (stream, methods)
-    body = json.dumps(ends).encode()
-    assert through(Pass, "", body) == (body, ["sampling/createMessage"])
+    body = json.dumps(ends, separators=(",", ":")).encode()
+    assert through(JsonFilter, "", body) == (body, ["sampling/createMessage"])
 
 
-@pytest.mark.parametrize(
-    "body", [b"no JSON", b"[]", b'{"result":{"content":[]}}', b"x" * (MAX_TAP_BYTES + 1)]
-)
-def test_a_tool_s_own_answer_passes_as_it_comes(body: bytes) -> None:
-    """Whatever it is, and however long."""
-    assert through(Pass, "", body, step=65_536) == (body, [])
+@pytest.mark.parametrize("body", [b"no JSON", b"[]", b'{"a":1,"a":2}'])
+def test_what_is_no_message_does_not_pass(body: bytes) -> None:
+    """One that two clients read in two ways, either."""
+    with pytest.raises(RemoteError):
+        through(JsonFilter, "", body)
+
+
+def test_a_tool_s_own_answer_passes() -> None:
+    """An image, for one."""
+    body = json.dumps(result(content="x" * 1_000_000), separators=(",", ":"))
+    assert through(JsonFilter, "", body.encode(), step=65_536)[0] == body.encode()
+    event = Event(body).spelled()
+    assert through(EventFilter, "", event, step=65_536) == (event, [])
 
 
 def test_only_what_clients_of_mcp_read_passes_in_events() -> None:
@@ -197,7 +246,7 @@ def test_only_what_clients_of_mcp_read_passes_in_events() -> None:
 @given(st.binary())
 def test_any_answer_passes_filtered_or_is_refused(data: bytes) -> None:
     """Nothing but the one error is raised."""
-    for make in (ListFilter, EventFilter, Pass):
+    for make in (JsonFilter, EventFilter):
         try:
             through(make, ANY_LIST, data)
         except RemoteError:

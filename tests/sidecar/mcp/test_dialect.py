@@ -12,8 +12,8 @@ from sidecar.mcp.refusal import META
 from sidecar.policy.operation import McpCall
 from tests.sidecar.http.world import FakeJudge, Serve, Tool, World, answers, relay
 from tests.sidecar.mcp.hostile import FAULTS, HEADER_TRICKS, HTTP_TRICKS, JSON_TRICKS, posted
-from tests.sidecar.mcp.messages import call, fields, request
-from tests.sidecar.mcp.official import MODES, Mode, client, official
+from tests.sidecar.mcp.messages import call, fields, meta, request, stateless
+from tests.sidecar.mcp.official import MODES, Mode, Rules, client, official
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -155,6 +155,31 @@ async def test_nobody_takes_over_another_s_session_of_the_server() -> None:
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 404")
 
 
+async def test_an_id_is_learnt_from_the_server_alone() -> None:
+    """Whoever presents one that was not given to him, refused or not, gets 404 and changes nothing."""
+    given = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nMcp-Session-Id: s-1\r\nContent-Length: 0\r\n\r\n"
+    async with hostile_world(says_to_posts(given)) as (world, server):
+        for tool in ("get", "/no"):
+            answer = await world.ask(posted(call(tool), fields(mcp_session_id="s-1")))
+            assert answer.startswith(b"HTTP/1.1 404")
+        assert server.owners.known("mine") == []
+        assert (await world.ask(posted(request("ping"), fields()))).startswith(b"HTTP/1.1 200")
+        assert server.owners.known("mine") == [("tickets", "s-1")]
+
+
+@pytest.mark.parametrize(
+    ("uris", "status"), [(["docs://a", "docs://b"], 200), (["docs://a", "secret://b"], 403)]
+)
+async def test_a_subscription_is_about_each_of_its_uris(uris: list[str], status: int) -> None:
+    """All are judged, and stay in force one by one."""
+    asked = meta({"notifications": {"resourceSubscriptions": uris}})
+    async with hostile_world(rules=Rules()) as (world, _):
+        head = stateless("subscriptions/listen", "")
+        answer = await world.ask(posted(request("subscriptions/listen", asked), head))
+        assert (b"no_grant" in answer) == (status == 403), answer
+        assert [call.name for call in world.judge.calls if isinstance(call, McpCall)] == uris
+
+
 ALL = [
     *((why, posted(body, fields())) for body, _, why in FAULTS),
     *((name, posted(body, fields())) for name, body in JSON_TRICKS),
@@ -206,6 +231,8 @@ LISTS = posted(request("tools/list"), fields())
         b"Content-Type: application/json\r\nContent-Encoding: gzip",
         b"Content-Type: application/json\r\nMcp-Session-Id: a\r\nMcp-Session-Id: b",
         b"Content-Type: application/json\r\nMcp-Session-Id: another-s",
+        b"Content-Type: text/plain; application/json",
+        b"Content-Type: x/y; a=text/event-stream",
     ],
 )
 async def test_an_answer_that_cannot_be_looked_at_does_not_pass(head: bytes) -> None:
@@ -213,7 +240,7 @@ async def test_an_answer_that_cannot_be_looked_at_does_not_pass(head: bytes) -> 
     body = b'{"result":{"tools":[{"name":"put"}]}}'
     response = b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
     async with hostile_world(says_to_posts(response)) as (world, server):
-        server.owners.take("tickets", "another-s", "yours")
+        server.owners.learn("tickets", "another-s", "yours")
         answer = await world.ask(LISTS)
         assert b"target_unreachable" in answer
         assert b"put" not in answer
@@ -237,8 +264,10 @@ def says_to_posts(response: bytes) -> Serve:
 
 
 @asynccontextmanager
-async def hostile_world(serve: Serve = answers) -> AsyncIterator[tuple[World, Server]]:
-    judge = FakeJudge()
+async def hostile_world(
+    serve: Serve = answers, rules: FakeJudge | None = None
+) -> AsyncIterator[tuple[World, Server]]:
+    judge = rules or FakeJudge()
     server = Server("tickets", Pins({}), Owners(), dict)
     dialect = McpDialect(server, "mine", judge, lambda _: None)
     async with relay(serve, dialect=dialect, judge=judge) as world:

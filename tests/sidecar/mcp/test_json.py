@@ -114,6 +114,17 @@ def test_the_depth_is_capped_before_anything_is_parsed() -> None:
         parse(b"[" * 1_000_000)
 
 
+def test_the_number_of_values_is_capped_before_anything_is_parsed() -> None:
+    """Four megabytes of small lists would be a hundred of objects. What stands in a string is none."""
+    few = Limits(size=1000, depth=9, values=5)
+    assert parse(b'[1,[],"[,,{,,]"]', few) == [1, [], "[,,{,,]"]
+    for data in (b"[1,2,3,4,5]", b"[[],[],[],[]]", b"""{"a":1,"b":[2,{}]}""", b",,,,,"):
+        with pytest.raises(RemoteError, match="more than 5 values"):
+            parse(data, few)
+    with pytest.raises(RemoteError, match="more than"):
+        parse(b"[],".join([b""] * 1_000_000))
+
+
 def test_a_tool_may_use_numbers_and_names_that_a_caller_may_not() -> None:
     """Schemas say more than arguments; a key twice is refused in both."""
     assert parse(b'{"a":18446744073709551615,"A":1}', ANSWER) == {"a": 18446744073709551615, "A": 1}

@@ -83,7 +83,7 @@ def test_a_response_to_the_server_passes_where_servers_ask(given: dict[str, Any]
 def test_what_is_forwarded_is_what_was_read_in_our_spelling() -> None:
     """Escapes and spacing of the caller end here."""
     data = b'{"jsonrpc" : "2.0", "id":1, "\\u006dethod": "tools\\/call", "params": {"name": "a", "arguments":{"n":1e2}}}'
-    assert message(data).forwarded() == (
+    assert message(data).forwarded == (
         b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{"n":100.0}}}'
     )
 
@@ -162,7 +162,7 @@ def test_any_message_is_read_or_not_and_never_half(body: dict[str, Any]) -> None
     """What is read has a known method or is a response, and is forwarded as it was read."""
     found = read(json.dumps(body).encode(), fields())
     if isinstance(found, Message):
-        assert json.loads(found.forwarded()) == body
+        assert json.loads(found.forwarded) == body
         assert found.kind is Kind.RESPONSE or found.sender.method in METHODS
 
 
@@ -217,7 +217,7 @@ def test_any_server_reads_the_call_that_was_decided_on(data: bytes) -> None:
         return
     [decided] = found.calls
     for pairs_hook in (dict, in_any_case, first_wins):
-        heard = json.loads(found.forwarded(), object_pairs_hook=pairs_hook)
+        heard = json.loads(found.forwarded, object_pairs_hook=pairs_hook)
         assert heard["method"] == decided.method
         assert heard["params"]["name"] == decided.name
         asked = json.loads(json.dumps(decided.arguments), object_pairs_hook=pairs_hook)

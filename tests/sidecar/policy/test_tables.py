@@ -135,6 +135,11 @@ expect = "refuse"
         ),
         (
             'segment = "retrieval"',
+            'segment = "retrieval"\nprotocol = "mcp"\npath-parameters = true',
+            "only http services",
+        ),
+        (
+            'segment = "retrieval"',
             'segment = "retrieval"\nprotocol = "mcp"\nendpoint = "/a/../b"',
             "is not a path",
         ),
@@ -425,6 +430,7 @@ def test_what_nothing_enforces_yet_is_refused_by_name() -> None:
         "services.wiki.inject.header",
         "services.wiki.inject.credential",
         "services.wiki.inject.prefix",
+        "services.forum.protocol",
         "services.crm.protocol",
         "agents.researcher.session",
         "agents.researcher.quota",

@@ -297,22 +297,63 @@ async def test_a_service_that_left_the_policy_has_no_requests(stage: Stage) -> N
     assert answer.startswith(b"HTTP/1.1 403")
 
 
-async def test_a_judge_says_what_it_would_decide(stage: Stage) -> None:
-    """Counting and recording nothing."""
+PAGES = (HttpCall("GET", "/api/a"), HttpCall("GET", "/api/b"))
+
+
+async def test_a_request_about_several_things_passes_if_all_may(stage: Stage) -> None:
+    """It is on record with each, or refused as the one that may not."""
     assert stage.arrival.live is not None
     judge = StreamJudge(stage.carrier, stage.arrival.live, stage.arrival.subject)
-    assert judge.decide(HttpCall("GET", "/api/pages")).allowed
-    assert not judge.decide(HttpCall("GET", "/other")).allowed
-    assert stage.records(Kind.REQUEST, Kind.DENIED) == []
+    refused = await judge.admit((*PAGES, HttpCall("GET", "/other")), b"")
+    assert refused.decision.reason is Reason.NO_GRANT
+    [denied] = stage.records(Kind.DENIED)
+    assert denied.fields["operation"] == {"method": "GET", "name": "/other"}
+    assert (await judge.admit(PAGES, b"")).decision.allowed
+    [asked] = stage.records(Kind.REQUEST)
+    assert asked.fields["operation"] == {"method": "GET", "name": "/api/a"}
+    assert asked.fields["also"] == [{"method": "GET", "name": "/api/b"}]
     judge.ended(Outcome(200, 0, 0))
-    assert stage.records(Kind.ANSWERED) == []
+    assert stage.arrival.live.also == ()
+
+
+DENY = '[[denies]]\nid = "no"\nagents = ["researcher"]\nservices = ["wiki"]\nhttp = [{ methods = ["GET"], path = "%s" }]\n'
+CONDITIONED = DENY.replace('path = "%s"', 'path = "/api/**", query = { secret = { present = true } }')
+
+
+@pytest.mark.parametrize("path", ["/api/a", "/api/b"])
+async def test_a_new_deny_reaches_whatever_a_request_is_about(stage: Stage, path: str) -> None:
+    """Also what is not the first of it; a certificate that is renewed meanwhile loses none."""
+    live = stage.arrival.live
+    assert live is not None
+    judge = StreamJudge(stage.carrier, live, stage.arrival.subject)
+    await judge.admit(PAGES, b"")
+    stage.arrival.request = replace(
+        stage.arrival.request, not_after=Wall(stage.arrival.request.not_after + HOUR)
+    )
+    stage.carrier.refresh()
+    stage.scene.policy = policy(POLICY + DENY % path)
+    apply(stage.carrier, stage.scene)
+    assert (live.reason, live.rule) == (Reason.DENIED, "no")
+
+
+@pytest.mark.parametrize(("query", "reason"), [("?secret=1", Reason.DENIED), ("", None)])
+async def test_a_new_deny_with_a_condition_reaches_a_request_in_flight(
+    stage: Stage, query: str, reason: Reason | None
+) -> None:
+    """The policy that let it in did not ask for that."""
+    live = stage.arrival.live
+    assert live is not None
+    await stage.ask(GET.replace(b"/pages", b"/pages" + query.encode()))
+    stage.scene.policy = policy(POLICY + CONDITIONED)
+    apply(stage.carrier, stage.scene)
+    assert live.reason is reason
 
 
 async def test_without_a_trace_none_is_made_up(stage: Stage) -> None:
     """An opener that named no trace gets none."""
     assert stage.arrival.live is not None
     judge = StreamJudge(stage.carrier, stage.arrival.live, replace(stage.arrival.subject, trace=""))
-    admission = await judge.admit(HttpCall("GET", "/api/pages"), TRACE.encode())
+    admission = await judge.admit((HttpCall("GET", "/api/pages"),), TRACE.encode())
     assert admission.traceparent == ""
     judge.ended(Outcome(200, 0, 0))
 
