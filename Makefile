@@ -51,7 +51,7 @@ bench: .venv/.installed-dev
 	@$(PYTHON) -m tests.bench
 	@$(PYTHON) -m tests.bench.policies
 
-# The tables of docs/policy.md, and docs/policy.schema.json, from the code that reads a policy.
+# The tables of docs/policy.md and docs/audit.md, and the JSON Schemas, from the code that reads a policy or writes a log.
 reference: .venv/.installed-dev
 	@$(PYTHON) -m tests.reference
 

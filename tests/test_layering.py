@@ -40,6 +40,7 @@ PURE_CORES = (
     "sidecar.audit.chain",
     "sidecar.audit.folding",
     "sidecar.audit.record",
+    "sidecar.audit.schema",
     "sidecar.audit.trace",
     "sidecar.bypass",
     "sidecar.confinement",

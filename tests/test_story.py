@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from jsonschema import Draft202012Validator
 
 from pki.errors import UnreachableError
 from sidecar import wire
@@ -37,6 +38,7 @@ from tests.clients import (
 )
 from tests.hostile.rogue import Rogue, seen
 from tests.mesh import curl, has, is_root, until
+from tests.reference import AUDIT_SCHEMA
 from tests.story import NODES, Story, receipts, story_mesh
 
 STREAMS = 10
@@ -396,6 +398,14 @@ def test_the_logs_of_the_whole_story_hold(mesh: Story) -> None:
         tail = mesh.cli("audit", "tail", "-n", "3", "--json", member=node).out.splitlines()
         assert len(tail) == 3
         assert [json.loads(line)["schema"] for line in tail] == [1, 1, 1]
+
+
+def test_every_record_of_the_whole_story_is_of_the_shipped_schema(mesh: Story) -> None:
+    """What is documented is what is written, by nodes and CA alike."""
+    validator = Draft202012Validator(json.loads(AUDIT_SCHEMA.read_text()))
+    for member in (*NODES, "ca"):
+        for one in mesh.records(member):
+            assert validator.is_valid(one), one
 
 
 # -- session exec
