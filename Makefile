@@ -31,12 +31,13 @@ tests: .venv/.installed-dev
 	@.ci/system-packages
 	@$(PYTHON) -m pytest
 
-# What takes long to be believed: ten times as many kills and decisions, five times as many callers, and fuzzing.
+# What takes long to be believed: ten times as many kills and decisions, five times as many callers, fuzzing, and changes of the decision that no test notices.
 test-long: .venv/.installed-dev fuzz
 	@.ci/system-packages
 	@LOCKGATE_ROUNDS=200 $(PYTHON) -m pytest tests/test_crashes.py
 	@LOCKGATE_STORM=10000 $(PYTHON) -m pytest tests/test_storm.py
 	@LOCKGATE_LONG=1 $(PYTHON) -m pytest --timeout=3600 tests/sidecar/policy/test_decide.py
+	@$(PYTHON) -m tests.mutation
 
 # Coverage-guided fuzzing of everything that reads bytes from outside: FUZZ_SECONDS for each.
 FUZZ_SECONDS := 60

@@ -283,7 +283,9 @@ def test_a_certificate_expires_by_the_later_clock(wall: int, floor: int) -> None
     asked = replace(request(), not_after=Wall(NOW + 1))
     assert decide(asked, snapshot(MESH), fresh()).allowed
     moment = Moment(Wall(NOW + wall), Wall(NOW + floor), NOW)
-    assert decide(asked, snapshot(MESH), moment).reason is Reason.EXPIRED
+    refused = decide(asked, snapshot(MESH), moment)
+    assert refused.reason is Reason.EXPIRED
+    assert refused.hint == "a certificate of the session or of a node under it has expired"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +314,9 @@ def test_staleness_refuses_at_the_limit_and_cuts_at_twice_where_asked(
 def test_without_any_complete_word_nothing_opens() -> None:
     """A node that was never complete is stale, and where staleness cuts it keeps nothing open either."""
     moment = replace(fresh(), as_of=None)
-    assert decide(request(), snapshot(MESH), moment).reason is Reason.STALE
+    refused = decide(request(), snapshot(MESH), moment)
+    assert refused.reason is Reason.STALE
+    assert refused.hint == "this node has not heard enough from the CA lately for segment retrieval"
     assert redecide(request(), snapshot(MESH), moment).allowed
     assert redecide(request("vault", "tools-2"), snapshot(MESH), moment).reason is Reason.STALE
 

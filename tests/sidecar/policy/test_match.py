@@ -250,3 +250,12 @@ def test_a_rule_counts_the_entries_that_it_makes() -> None:
     one = rule(agents=("a", "b"), services=("s", "t"), segments=("g",))
     assert one.entries == 6
     assert about(http("GET POST", "/a"), tools("x", "y", "z")).entries == 5
+
+
+def test_a_pattern_says_all_of_its_conditions() -> None:
+    """In hints, and where policies are compared."""
+    assert (
+        str(http("GET HEAD", "/a/**", SMALL, MINE))
+        == 'GET|HEAD /a/** where limit max 100 and owner in ["me"]'
+    )
+    assert str(http("GET", "/a")) == "GET /a"
