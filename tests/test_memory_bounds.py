@@ -7,12 +7,14 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 
 import pytest
 import trio
 
 from pki import framing
+from sidecar.defaults import HELD_BYTES
+from sidecar.dev.layout import free_ports
 from sidecar.wire import STREAM_LIMITS, FrameType
 from tests.bench.usage import memory_kib, wait_until_quiet
 from tests.clients import ask, connect, read, tool
@@ -32,10 +34,44 @@ UNFINISHED_KIB = 384
 """The bound for a connection with a first frame that does not end: TLS and its buffers, and 32 KiB of frame."""
 
 
+HELD_REQUESTS = 100
+HELD_KIB = HELD_BYTES // 1024 + HELD_REQUESTS * STREAM_KIB
+"""The bound for messages that are read whole, of all streams together."""
+MESSAGE_BYTES = 4 * 1024 * 1024
+
+READ = """
+[services.{name}]
+segment = "retrieval"
+nodes = ["tools-1"]
+target = "127.0.0.1:{target}"
+protocol = "{name}"
+
+[[bindings]]
+agent = "researcher"
+service = "{name}"
+listen = {listen}
+
+[[grants]]
+id = "all-of-{name}"
+agents = ["researcher"]
+services = ["{name}"]
+{name} = [{what}]
+"""
+"""A service whose requests are read."""
+WHAT = {"http": '{ methods = ["POST"], path = "/**" }', "mcp": '{ tools = ["*"] }'}
+
+
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """A mesh with a service whose tool the test plays."""
+    """A mesh with services of each protocol, whose tools the test plays."""
     with story_mesh(tmp_path_factory.mktemp("memory") / "D") as story:
+        policy = story.root / "own-policy.toml"
+        for name, what in WHAT.items():
+            story.entrance[name], story.target[name] = free_ports(2)
+            ports = {"listen": story.entrance[name], "target": story.target[name]}
+            policy.write_text(policy.read_text() + READ.format(name=name, what=what, **ports))
+        applied = story.cli("policy", "apply", "--yes", str(policy), operator="alice")
+        assert applied.code == 0, applied.err
         yield story
 
 
@@ -59,6 +95,81 @@ def test_a_peer_that_stops_reading_costs_a_bounded_amount_of_memory(story: Story
     print(f"{reader} does not read: {grown / STREAMS:.0f} KiB a stream, both sidecars")  # noqa: T201 - pytest -s
     assert grown < STREAMS * STREAM_KIB
     assert again < STREAMS * STREAM_KIB
+
+
+@pytest.mark.parametrize("reader", ["tool", "agent"])
+def test_a_request_whose_peer_stops_reading_costs_no_more(story: Story, reader: str) -> None:
+    """An upload that the tool takes no more of, a response that the agent does not: a few chunks, whatever its length."""
+    pids = [story.pid(node) for node in NODES]
+    with tool(story.target["http"]) as listener, requests(story, listener) as opened:
+        before = settled(pids)
+        pushers = [ends[0] if reader == "tool" else ends[1] for ends in opened]
+        if reader == "agent":
+            for pusher in pushers:
+                pusher.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1099511627776\r\n\r\n")
+        pushed = fill(pushers)
+        grown = settled(pids) - before
+        assert min(pushed) > PUSHED_KIB * 1024
+        assert fill(pushers) == [0] * STREAMS
+    print(f"{reader} does not read http: {grown / STREAMS:.0f} KiB a request, both sidecars")  # noqa: T201 - pytest -s
+    assert grown < STREAMS * STREAM_KIB
+
+
+def test_messages_that_are_read_whole_have_one_bound_together(story: Story) -> None:
+    """A hundred calls of 4 MiB, all but their last byte: those that have no room are told so, and a small one is served."""
+    pids = [story.pid("tools-1")]
+    head = post("mcp", story, f"Content-Length: {MESSAGE_BYTES}\r\nContent-Type: application/json\r\n")
+    with tool(story.target["mcp"]) as listener, ExitStack() as stack:
+        before = settled(pids)
+        callers = [stack.enter_context(connect(story.entrance["mcp"])) for _ in range(HELD_REQUESTS)]
+        refused = 0
+        for caller in callers:
+            with suppress(ConnectionError):  # One that is refused reads no more.
+                caller.sendall(head + bytes(MESSAGE_BYTES - 1))
+        grown = settled(pids) - before
+        for caller in callers:
+            caller.setblocking(False)
+            with suppress(BlockingIOError, ConnectionError):
+                refused += b" 503 " in caller.recv(64)
+        assert 0 < refused < HELD_REQUESTS
+        for caller in callers:
+            caller.close()
+        with connect(story.entrance["mcp"]) as small:
+            small.sendall(ping(story))
+            while hear(listener) != b"POST":
+                pass  # A stream of one that is gone.
+    print(f"calls read whole: {grown} KiB, {refused} of {HELD_REQUESTS} refused")  # noqa: T201 - pytest -s
+    assert grown < HELD_KIB
+
+
+def post(service: str, story: Story, fields: str) -> bytes:
+    return f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{story.entrance[service]}\r\n{fields}\r\n".encode()
+
+
+def hear(listener: socket.socket) -> bytes:
+    with listener.accept()[0] as served, suppress(ConnectionError):
+        return read(served, 4)
+    return b""
+
+
+def ping(story: Story) -> bytes:
+    body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+    fields = f"Content-Length: {len(body)}\r\nContent-Type: application/json\r\n"
+    return post("mcp", story, fields) + body
+
+
+@contextmanager
+def requests(story: Story, listener: socket.socket) -> Iterator[list[tuple[socket.socket, socket.socket]]]:
+    """Uploads that have begun, both ends of each: the agent's, in a chunk that does not end, and the tool's."""
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(STREAMS):
+            agent = stack.enter_context(connect(story.entrance["http"]))
+            agent.sendall(post("http", story, "Transfer-Encoding: chunked\r\n") + b"fffffff0\r\n")
+            served = stack.enter_context(listener.accept()[0])
+            assert read(served, 4) == b"POST"
+            opened.append((agent, served))
+        yield opened
 
 
 def test_first_frames_that_never_end_cost_a_bounded_amount_of_memory(story: Story) -> None:
