@@ -28,6 +28,8 @@ PREFIX = b"lockgate/renew/v1\0"
 
 JITTER_PERCENT = 10
 PAUSES_IN_LIFE = 20
+HURRY_IN_LIFE = 1_000
+"""Under an old key of the CA, leaves are renewed within this fraction of their life."""
 LONGEST_PAUSE = 300 * SECOND
 
 _NEVER = Wall(0)
@@ -42,6 +44,8 @@ class Renewal:
     jitter: int
     failures: int = 0
     failed_at: Wall = _NEVER
+    superseded: Wall | None = None
+    """Since when the key that signed it has a successor; None: it is the newest."""
 
     @property
     def life(self) -> int:
@@ -56,7 +60,11 @@ class Renewal:
             longest = min(LONGEST_PAUSE, max(left // 4, self.life // PAUSES_IN_LIFE))
             return Wall(self.failed_at + min(pause, longest))
         spread = self.life * JITTER_PERCENT // 100
-        return Wall(self.issued + self.life // 2 - spread // 2 + spread * (self.jitter % 256) // 256)
+        usual = Wall(self.issued + self.life // 2 - spread // 2 + spread * (self.jitter % 256) // 256)
+        if self.superseded is None:
+            return usual
+        # A rollover waits for it; but not all of a fleet at once.
+        return min(usual, Wall(self.superseded + self.life * (self.jitter % 256) // (256 * HURRY_IN_LIFE)))
 
     def failed(self, now: Wall) -> "Renewal":
         """The same leaf after one more try that failed."""

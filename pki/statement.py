@@ -168,6 +168,14 @@ class Receipt(Wire, frozen=True):
     applied: Annotated[list[Applied], msgspec.Meta(min_length=1, max_length=MAX_ITEMS)]
 
 
+class RolloverAck(Wire, frozen=True):
+    """The trust bundle that a node has in force, durably, and the key identifier of its own certificate's signer."""
+
+    sequence: Sequence
+    digest: Sha256Hex
+    issuer: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2,64}\Z")]
+
+
 class Signer(StrEnum):
     """In what capacity a statement is signed."""
 
@@ -223,7 +231,7 @@ KINDS: dict[str, Kind] = dict(
         _kind("approval", Signer.APPROVER, body=Answer),
         _kind("refusal", Signer.CA, Signer.APPROVER, body=Answer, restriction=True, acknowledged=True),
         _kind("audit-head", Signer.NODE),
-        _kind("rollover-ack", Signer.NODE),
+        _kind("rollover-ack", Signer.NODE, body=RolloverAck),
         _kind("finding", Signer.NODE),
         _kind("request", Signer.SESSION, body=EscalationRequest),
     ]

@@ -77,3 +77,5 @@ class Issued:
     id: str
     lineage: str
     not_after: Wall
+    issuer: str = ""
+    serial: str = ""

@@ -5,6 +5,7 @@
     statement.key statement.pem   signs statements
     tls.key tls.pem               serves the CA's API as /ca/<name>
     bundle.statement              the trust bundle, as the root signed it
+    standing.json                 which of these count after a rollover, and how far one in progress has come
     register.sqlite               what must never be forgotten
 
 ``root.key`` may be kept elsewhere: nothing that serves reads it. The folder is made under another name and then
@@ -16,9 +17,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from pki import keys, svid
 from pki.authority.register import Register
+from pki.authority.rollover import Phase
 from pki.bundle import TrustBundle, key_of, open_pinned
 from pki.certificate import read
 from pki.chain import from_pem, to_pem
@@ -35,8 +40,10 @@ ONLINE_LIFETIME = 90 * DAY
 """Of the issuer, the statement key and the CA's TLS leaf."""
 
 BUNDLE_FILE = "bundle.statement"
+STANDING_FILE = "standing.json"
 REGISTER_FILE = "register.sqlite"
 
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[a-z]+(-[0-9]+)?\Z")]
 Entropy = Callable[[int], bytes]
 """The seam for randomness: so many random bytes."""
 
@@ -49,9 +56,29 @@ class Pair:
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
+class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Under which file names the keys of one generation lie."""
+
+    root: FileName = "root"
+    issuer: FileName = "issuer"
+    statement: FileName = "statement"
+    tls: FileName = "tls"
+
+
+class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a rollover has come. ``other`` is the successor of ``active`` while prepared, the one before after that."""
+
+    phase: Phase = Phase.IDLE
+    active: Names = Names()
+    other: Names | None = None
+
+
+@dataclass(slots=True)
 class Authority:
-    """What a CA that serves holds in its hands. The root's key is not among it."""
+    """What a CA that serves holds in its hands. The root's key is not among it.
+
+    One object for as long as it serves: a rollover changes what it holds.
+    """
 
     id: SpiffeId
     bundle: TrustBundle
@@ -65,6 +92,11 @@ class Authority:
         """SHA-256 of the SPKI of each root: what a token carries."""
         return frozenset(spki_sha256(key_of(root)) for root in self.bundle.roots)
 
+    def take_up(self, successor: "Authority") -> None:
+        """Hold what ``successor`` does: a key and its certificate change together."""
+        self.issuer, self.statement, self.tls = successor.issuer, successor.statement, successor.tls
+        self.bundle, self.bundle_statement = successor.bundle, successor.bundle_statement
+
 
 def create(folder: Path, ca: SpiffeId, passphrase: bytes | None, at: Wall, entropy: Entropy) -> None:
     """A new CA called ``ca``, its root under ``passphrase`` if there is one; raises LocalError if one is there."""
@@ -76,7 +108,7 @@ def create(folder: Path, ca: SpiffeId, passphrase: bytes | None, at: Wall, entro
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700, parents=True)
-        _fill(draft, _Birth(ca, at, entropy), passphrase)
+        _fill(draft, Birth(ca, at, entropy), passphrase)
         Register.create(draft / REGISTER_FILE)
         draft.rename(folder)
         _sync_folder(folder.parent)
@@ -87,10 +119,13 @@ def create(folder: Path, ca: SpiffeId, passphrase: bytes | None, at: Wall, entro
 def open_online(folder: Path) -> Authority:
     """The CA in ``folder`` without its root key; raises LocalError naming what is missing, bad or too readable."""
     try:
-        pin = spki_sha256(key_of(_certificate(folder / "root.pem")))
+        standing = read_standing(folder)
+        names = standing.active
+        roots = {names.root, standing.other.root} if standing.other else {names.root}
+        pins = frozenset(spki_sha256(key_of(certificate(folder / f"{name}.pem"))) for name in roots)
         carried = parse(_public(folder / BUNDLE_FILE))
-        bundle = open_pinned(carried, frozenset({pin}))
-        issuer, statement, tls = (_pair(folder, name) for name in ("issuer", "statement", "tls"))
+        bundle = open_pinned(carried, pins)
+        issuer, statement, tls = (_pair(folder, name) for name in (names.issuer, names.statement, names.tls))
         ca, _ = check_leaf(read(tls.certificate), bundle.trust_domain)
     except RemoteError as error:
         raise LocalError(f"{folder}: {error}; restore the CA from a backup") from None
@@ -103,9 +138,20 @@ def open_online(folder: Path) -> Authority:
     return Authority(ca, bundle, carried, Signer(issuer.certificate, issuer.key), statement, tls)
 
 
+def read_standing(folder: Path) -> Standing:
+    """Which keys count; those of a new CA where no rollover ever began. Raises LocalError."""
+    path = folder / STANDING_FILE
+    if not path.exists():
+        return Standing()
+    try:
+        return msgspec.json.decode(_public(path), type=Standing)
+    except msgspec.DecodeError:
+        raise LocalError(f"{path}: damaged; restore the CA from a backup") from None
+
+
 @dataclass(frozen=True, slots=True)
-class _Birth:
-    """What all certificates of a new CA have in common."""
+class Birth:
+    """What all certificates of one generation of a CA's keys have in common."""
 
     ca: SpiffeId
     at: Wall
@@ -121,7 +167,7 @@ class _Birth:
         return svid.serial_of(self.entropy(SERIAL_ENTROPY_BYTES))
 
 
-def _fill(draft: Path, birth: _Birth, passphrase: bytes | None) -> None:
+def _fill(draft: Path, birth: Birth, passphrase: bytes | None) -> None:
     root_key, issuer_key, statement_key, tls_key = (keys.generate() for _ in range(4))
     root = Signer(svid.root(birth.authority(ROOT_LIFETIME), root_key), root_key)
     issuer = svid.issuer(birth.authority(ONLINE_LIFETIME), issuer_key.public_key(), root)
@@ -134,27 +180,29 @@ def _fill(draft: Path, birth: _Birth, passphrase: bytes | None) -> None:
         statement_keys=[statement],
     )
     terms = Terms(epoch=1, issued=birth.at, expires=read(root.certificate).not_after)
-    _save(draft, "issuer", Pair(issuer, issuer_key))
-    _save(draft, "statement", Pair(statement, statement_key))
-    _save(draft, "tls", Pair(svid.leaf(birth.leaf(tls_key), root), tls_key))
-    _save(draft, "root", Pair(root.certificate, root_key), passphrase)
+    save_pair(draft, "issuer", Pair(issuer, issuer_key))
+    save_pair(draft, "statement", Pair(statement, statement_key))
+    save_pair(draft, "tls", Pair(svid.leaf(birth.leaf(tls_key), root), tls_key))
+    save_pair(draft, "root", Pair(root.certificate, root_key), passphrase)
     keys.save_private(sign("bundle", bundle, terms, root_key, (root.certificate,)).raw, draft / BUNDLE_FILE)
 
 
-def _save(folder: Path, name: str, pair: Pair, passphrase: bytes | None = None) -> None:
+def save_pair(folder: Path, name: str, pair: Pair, passphrase: bytes | None = None) -> None:
+    """Write a key and its certificate under one name."""
     keys.save(pair.key, folder / f"{name}.key", passphrase)
     keys.save_private(to_pem([pair.certificate]), folder / f"{name}.pem")
 
 
 def _pair(folder: Path, name: str) -> Pair:
-    certificate = _certificate(folder / f"{name}.pem")
+    der = certificate(folder / f"{name}.pem")
     key = keys.load(folder / f"{name}.key")
-    if key.public_key() != key_of(certificate):
+    if key.public_key() != key_of(der):
         raise LocalError(f"{folder}: {name}.key and {name}.pem do not belong together")
-    return Pair(certificate, key)
+    return Pair(der, key)
 
 
-def _certificate(path: Path) -> bytes:
+def certificate(path: Path) -> bytes:
+    """The one certificate in a file, DER."""
     chain = from_pem(_public(path))
     if len(chain) != 1:
         raise LocalError(f"{path}: {len(chain)} certificates, not one; restore the CA from a backup")

@@ -219,6 +219,17 @@ class Register:
             ]
         return [Revoked(serial, since) for serial, since in found if since is not None]
 
+    def holders(self, now: Wall) -> list[Issued]:
+        """The newest certificate of everybody who holds one that counts at ``now``, but for the revoked."""
+        query = """SELECT spiffe_id, lineage, not_after, issuer, serial FROM certificates
+            WHERE not_after > ? ORDER BY not_before, rowid"""
+        with self._transaction("DEFERRED") as db:
+            newest = {row[0]: row for row in db.execute(query, (now,))}
+            found = [Issued(name, line, Wall(end), *rest) for name, line, end, *rest in newest.values()]
+            return [
+                one for one in found if self._banned_since(db, SpiffeId.parse(one.id), one.lineage) is None
+            ]
+
     @staticmethod
     def _banned_since(db: sqlite3.Connection, identity: SpiffeId, lineage: str) -> Wall | None:
         query = "SELECT min(at) FROM bans WHERE kind = ? AND value = ? AND lifted IS NULL"
@@ -230,6 +241,19 @@ class Register:
         """Whether anything that stands for this identity, or its lineage of certificates, was revoked."""
         with self._transaction("DEFERRED") as db:
             return self._banned_since(db, identity, lineage) is not None
+
+    # Trust bundles
+
+    def keep_bundle(self, epoch: int, sequence: int, raw: bytes) -> None:
+        """Write down a trust bundle that is in force. Again is nothing."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO bundles VALUES (?, ?, ?)", (epoch, sequence, raw))
+
+    def bundles(self, epoch: int, sequence: int) -> list[bytes]:
+        """The trust bundles that came after one, in their order."""
+        query = "SELECT raw FROM bundles WHERE (epoch, sequence) > (?, ?) ORDER BY epoch, sequence LIMIT 64"
+        with self._transaction("DEFERRED") as db:
+            return [raw for (raw,) in db.execute(query, (epoch, sequence))]
 
     # Policies
 

@@ -85,5 +85,9 @@ _MIGRATIONS = (
         # Under which issuing key a certificate hangs, by its key identifier: what a rollover of it would end.
         "ALTER TABLE certificates ADD COLUMN issuer TEXT NOT NULL DEFAULT ''",
         "CREATE INDEX certificates_by_end ON certificates (not_after)",
+        # Every trust bundle that was in force, for whoever slept through the ones in between.
+        """CREATE TABLE bundles (
+            epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (epoch, sequence)
+        ) STRICT""",
     ),
 )

@@ -3,6 +3,7 @@
 | path | who | what |
 |---|---|---|
 | GET /v1/bundle | anyone | the trust bundle, proven by its own signature |
+| GET /v1/bundles | anyone | the trust bundles after `?epoch=E&sequence=N`, in their order |
 | POST /v1/enrol | whoever holds a token | a node's or operator's first certificate, and its entry in the roster |
 | POST /v1/sessions | node | a certificate for a session of an agent on that node, first or next |
 | POST /v1/renew | node, operator | its next certificate; an operator's for the same key, at most 7 days from its token |
@@ -42,6 +43,7 @@ from pki.authority.id_token import MAX_TOKEN_CHARS, OnBehalfOf
 from pki.authority.issuer import Chain, Issuer, MayIssue, WantedSession
 from pki.authority.policies import Answer, Approval, Policies, Wish
 from pki.authority.refusal import Refusal, RefusalError
+from pki.authority.retired import with_retired
 from pki.authority.signer import StatementSigner
 from pki.certificate import read
 from pki.chain import MAX_CHAIN_CERTIFICATES
@@ -96,6 +98,7 @@ def application(issuer: Issuer, hooks: Hooks) -> Starlette:
     api = _Api(issuer, hooks)
     routes = [
         Route("/v1/bundle", api.bundle, methods=["GET"]),
+        Route("/v1/bundles", api.bundles, methods=["GET"]),
         Route("/v1/enrol", api.enrol, methods=["POST"]),
         Route("/v1/sessions", api.sessions, methods=["POST"]),
         Route("/v1/renew", api.renew, methods=["POST"]),
@@ -156,6 +159,16 @@ class _Api:
     async def bundle(self, _: Request) -> Response:
         return _json({"bundle": self.issuer.authority.bundle_statement.raw})
 
+    async def bundles(self, request: Request) -> Response:
+        """For a member that slept through a rollover: each is proven by a root of the one before."""
+        try:
+            after = int(request.query_params["epoch"]), int(request.query_params["sequence"])
+        except (KeyError, ValueError):
+            raise RemoteError("bundles: name the epoch and the sequence of the one that you have") from None
+        if not all(0 <= number < 2**53 for number in after):
+            raise RemoteError("bundles: no such epoch or sequence")
+        return _json({"bundles": await self._in_thread(lambda: self.issuer.register.bundles(*after))})
+
     async def enrol(self, request: Request) -> Response:
         asked = await _body(request, _Enrol)
         if self._enrolments.statistics().tasks_waiting >= ENROLMENTS_WAITING:
@@ -209,7 +222,9 @@ class _Api:
         key = svid.public_key_of_csr(asked.csr)
         now = self.hooks.clock.wall()
         ended = read(asked.chain[0]).not_after
-        holder = verify(asked.chain, self.issuer.authority.bundle, min(ended, now))
+        # Under a key that was retired in the meantime, but in this epoch: one that was tainted proves nothing.
+        bundle = await self._in_thread(lambda: with_retired(self.issuer))
+        holder = verify(asked.chain, bundle, min(ended, now))
         if not isinstance(holder, Identity):
             raise RefusalError(Refusal.NO_IDENTITY, f"renewal: {holder}; join again with a new token")
         if now > ended and not renewal.in_grace(ended, now):

@@ -19,6 +19,7 @@ import msgspec
 from pki.authority.keystore import Authority
 from pki.authority.register import Register
 from pki.clock import Wall
+from pki.errors import LocalError
 from pki.fields import Wire
 from pki.statement import (
     Adoption,
@@ -81,6 +82,14 @@ class StatementSigner:
     def lift(self, kind: Literal["unlock", "unrevoke"], body: Lift, span: Span) -> Statement:
         """An end to the named restrictions. The span must reach to the latest of their ends."""
         return self._numbered(kind, body, span)
+
+    def again(self, statement: Statement, at: Wall) -> Statement:
+        """The same words under the statement key and in the epoch of now, with a number of its own."""
+        if statement.body is None:
+            raise LocalError(
+                f"statement {statement.kind}: not known to this version, and cannot be said again"
+            )
+        return self._numbered(statement.kind, statement.body, Span(at, Wall(statement.payload.expires)))
 
     def heartbeat(self, body: Heartbeat, span: Span) -> Statement:
         """``body.number`` is the number of the newest statement that the digest covers, not merely the last given."""

@@ -11,7 +11,7 @@ import trio
 from OpenSSL import SSL
 
 from pki import codec, statement
-from pki.bundle import TrustBundle, open_pinned
+from pki.bundle import TrustBundle, open_pinned, open_successor
 from pki.clock import Clock
 from pki.errors import (
     ConfigError,
@@ -212,6 +212,28 @@ async def fetch_bundle(address: str, pins: frozenset[bytes]) -> tuple[Statement,
         raise RemoteError(f"{name}: not the CA that made this token ({error}); {hint}") from None
 
 
+async def fetch_bundles(address: str, current: TrustBundle) -> list[Statement]:
+    """The trust bundles that came after ``current``, oldest first, each proven by a root of the one before.
+
+    Whoever slept through a rollover cannot verify the CA's TLS certificate any more, and need not: the bundles carry
+    their own proof. Raises UnreachableError and RemoteError.
+    """
+    name = f"CA {address}"
+    tls = await _open_tls(await _dial(address, name), unverified_client_context(), name)
+    async with HttpClient(tls, name=name) as client:
+        query = f"epoch={current.epoch}&sequence={current.sequence}"
+        answer = await client.request("GET", f"/v1/bundles?{query}")
+    found = []
+    for raw in codec.convert(answer.json, _BundlesBody, what="trust bundles").bundles:
+        carried = statement.parse(raw)
+        later = open_successor(carried, current)
+        if not later.newer_than(current):
+            raise RemoteError(f"{name}: its trust bundles are not in their order")
+        found.append(carried)
+        current = later
+    return found
+
+
 async def connect_ca(
     address: str, bundle: TrustBundle, chain: tuple[bytes, ...], key: Key | None, clock: Clock
 ) -> HttpClient:
@@ -235,6 +257,12 @@ async def connect_ca(
 
 class _BundleBody(msgspec.Struct):
     bundle: Annotated[bytes, msgspec.Meta(max_length=MAX_STATEMENT_BYTES)]
+
+
+class _BundlesBody(msgspec.Struct):
+    bundles: Annotated[
+        list[Annotated[bytes, msgspec.Meta(max_length=MAX_STATEMENT_BYTES)]], msgspec.Meta(max_length=64)
+    ]
 
 
 def _printable(text: str) -> str:
