@@ -3,6 +3,7 @@
 import base64
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pki import keys, svid
 from pki.bundle import TrustBundle
 from pki.certificate import lineage_of, read
 from pki.clock import SystemClock, Wall
-from pki.errors import LocalError, LockgateError, RemoteError, UnreachableError
+from pki.errors import ConfigError, LocalError, LockgateError, RemoteError, UnreachableError
 from pki.http.client import connect_ca, fetch_bundle
 from pki.spiffe import IdKind
 from pki.spki import Key, spki_sha256
@@ -25,6 +26,7 @@ from sidecar import defaults
 from sidecar.address import ANY_HOST, Address
 from sidecar.cli.settings import Settings, operator_home, settings_options
 from sidecar.cli.values import ADDRESS
+from sidecar.config import load_node_config
 from sidecar.exits import Exit
 from sidecar.gossip.journal import Journal
 from sidecar.identity import CHAIN_FILE, KEY_FILE, Credential, named, save_bundle
@@ -53,10 +55,28 @@ def join(
     """Join the mesh with a token, from standard input (-) or --token-file. Safe to repeat."""
     token = Token.parse(_read_token(source, token_file))
     if token.member.kind is IdKind.NODE:
+        again = _configured(settings.paths.node_toml)
+        listen, advertise = listen or again.listen, advertise or again.advertise
         trio.run(_join_node, settings, token, Addresses.chosen(listen, advertise, token))
     else:
         trio.run(_join_operator, settings, token, no_passphrase)
     return Exit.YES
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """What a node that joins again has in its node.toml already; None: nothing."""
+
+    listen: Address | None = None
+    advertise: Address | None = None
+
+
+def _configured(path: Path) -> Configured:
+    try:
+        config = load_node_config(path.read_bytes(), str(path))
+    except (FileNotFoundError, ConfigError):  # One that is not finished is not for us to judge.
+        return Configured()
+    return Configured(next(iter(config.listen), None), next(iter(config.advertise), None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +110,7 @@ class Joined:
 async def _join_node(settings: Settings, token: Token, place: Addresses) -> None:
     paths = settings.paths
     folder = paths.identity_dir
-    if _is_joined(folder, token):
+    if await _is_joined(folder, token):
         _say_joined(settings, token)
         return
     paths.lib.mkdir(mode=0o700, parents=True, exist_ok=True)  # mkdir gives its mode to no parents
@@ -109,7 +129,7 @@ async def _join_node(settings: Settings, token: Token, place: Addresses) -> None
 async def _join_operator(settings: Settings, token: Token, no_passphrase: bool) -> None:
     home = operator_home() / token.member.trust_domain / token.member.name
     folder = Path(settings.operator) if settings.operator else home
-    if _is_joined(folder, token):
+    if await _is_joined(folder, token):
         _say_joined(settings, token)
         return
     secret = None if no_passphrase else passphrase("passphrase for the credential", confirm=True)
@@ -124,13 +144,13 @@ async def _join_operator(settings: Settings, token: Token, no_passphrase: bool) 
     settings.emit(body, f"joined as {joined.identity.id}; the credential is in {folder}")
 
 
-def _is_joined(folder: Path, token: Token) -> bool:
+async def _is_joined(folder: Path, token: Token) -> bool:
     """Whether there is nothing to do. Raises LocalError when the folder is somebody else's."""
     try:
-        leaf = chains.from_pem((folder / CHAIN_FILE).read_bytes())[0]
+        chain = chains.from_pem((folder / CHAIN_FILE).read_bytes())
     except FileNotFoundError:
         return False
-    held, certificate = named(leaf), read(leaf)
+    held, certificate = named(chain[0]), read(chain[0])
     if held != token.member:
         raise LocalError(f"{folder}: holds {held} already; choose another folder for {token.member}")
     # A token carries an operator for 7 days only: a new one is taken as soon as the first certificate is half over.
@@ -139,7 +159,18 @@ def _is_joined(folder: Path, token: Token) -> bool:
         if lineage_of(certificate) != certificate.serial:
             return False
         ends = Wall((certificate.not_before + ends) // 2)
-    return SystemClock().wall() < ends
+    return SystemClock().wall() < ends and await _counts(chain, token)
+
+
+async def _counts(chain: Sequence[bytes], token: Token) -> bool:
+    """Whether the CA still stands by a certificate: not when its key was tainted, or retired without this member."""
+    for address in token.addresses:
+        try:
+            _, bundle = await fetch_bundle(address, token.pins)
+        except UnreachableError:
+            continue
+        return isinstance(verify(chain, bundle, SystemClock().wall()), Identity)
+    return True
 
 
 def _held_line(folder: Path) -> str:
