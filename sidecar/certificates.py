@@ -28,6 +28,11 @@ class Certificates:
         self._member = member
         self._carrier = carrier
 
+    @property
+    def bundle(self) -> TrustBundle:
+        """The trust bundle in force."""
+        return self._member.bundle
+
     def ca_access(self) -> CaAccess:
         return CaAccess(self.ca, self._member.bundle, self.credential, self._carrier.clock)
 

@@ -11,16 +11,16 @@ from pki.clock import SystemClock
 from pki.errors import ConfigError, LocalError
 from sidecar import defaults, lifecycle, log, systemd
 from sidecar.audit import record
-from sidecar.audit.closed import ClosedVolumes, Keep
 from sidecar.audit.volume import Site
 from sidecar.audit.writer import AuditWriter
+from sidecar.catch_up import CatchUp
 from sidecar.config import NodeConfig, load_node_config
 from sidecar.control.admin import admin_app
 from sidecar.control.agent import agent_app
 from sidecar.control.unix import serve_unix
 from sidecar.disk import RealDisk
 from sidecar.gossip.journal import Journal
-from sidecar.identity import Credential, NextKey, load_bundle
+from sidecar.identity import Credential, NextKey, load_bundle, save_bundle
 from sidecar.mcp.pinfile import PinFile
 from sidecar.net import listen_unix
 from sidecar.node import Node, Seams
@@ -30,6 +30,7 @@ from sidecar.proxy.callers import Callers
 from sidecar.proxy.sockdiag import SockDiag
 from sidecar.reasons import Reason
 from sidecar.renewal import Renewals
+from sidecar.rollover import Acknowledger
 from sidecar.session.cgroup import SessionCgroups
 from sidecar.telemetry.export import Telemetry, otlp_sender
 from sidecar.version import VERSION
@@ -60,14 +61,14 @@ def compose(paths: Paths, config: NodeConfig) -> Node:
     lifecycle.make_folders(paths)
     clock = SystemClock()
     cgroups = _session_cgroups()
-    kept = config.audit
-    site = Site(RealDisk(), paths.audit_dir, config.name, kept.volume_bytes, kept.reserve_bytes)
+    site = Site(disk=RealDisk(), folder=paths.audit_dir, node=config.name)
     seams = Seams(
         clock=clock,
         kernel=Callers(SockDiag(), cgroups.mount if cgroups else None),
         audit=AuditWriter(site, clock),
         journal=Journal(paths.statements),
         objects=Objects(paths.objects),
+        keep_bundle=partial(save_bundle, folder=paths.identity_dir),
         cgroups=cgroups,
         pins=PinFile(RealDisk(), paths.pins),
     )
@@ -131,19 +132,13 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
         if listeners.workload is not None:
             nursery.start_soon(_workload_api(), listeners.workload, node)
         nursery.start_soon(node.peering.run, listeners.overlay, node.contacts, lifecycle.boot_id())
-        kept = Keep(node.config.audit.keep, node.config.audit.keep_bytes)
-        closed = ClosedVolumes(node.seams.audit, kept, node.seams.clock, lambda: node.member.floor)
         renewals = Renewals(node.certificates, node.life, NextKey(paths.identity_dir), node.seams.clock)
-        for part in (
-            node.outbox,
-            node.aftermath,
-            node.users,
-            node.life,
-            node.carrier.servers,
-            renewals,
-            closed,
-        ):
+        for part in (node.outbox, node.aftermath, node.users, node.life, node.carrier.servers, renewals):
             nursery.start_soon(part.run)
+        nursery.start_soon(CatchUp(node.member, lambda: node.certificates.ca, node.is_fresh).run)
+        nursery.start_soon(
+            Acknowledger(node.certificates, lambda: node.member.bundle, node.outbox.put, node.seams.clock).run
+        )
         for loop in (node.watch_streams, node.warmth.run):
             nursery.start_soon(loop)
         _log.info("serving", node=node.name, listen=[str(one) for one in node.config.listen])

@@ -7,13 +7,14 @@
 Gossip, control and reload reach the data path through a new snapshot only; the data path answers with records.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import structlog
 import trio
 
 from pki.bundle import TrustBundle
-from pki.clock import Clock, Wall
+from pki.clock import SECOND, Clock, Wall
 from pki.fields import Wire
 from pki.judge import Word
 from pki.statement import Statement
@@ -61,6 +62,11 @@ from sidecar.snapshot import Snapshot
 from sidecar.telemetry.export import Telemetry
 from sidecar.warmth import Warmth
 
+FRESH = 10 * SECOND
+"""How long without all of the CA's word until a node asks whether it has missed a rollover (us)."""
+
+log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Seams:
@@ -71,6 +77,8 @@ class Seams:
     audit: AuditWriter
     journal: Journal
     objects: Objects
+    keep_bundle: Callable[[bytes], None]
+    """Makes a trust bundle what the next start begins with; raises OSError."""
     cgroups: SessionCgroups | None = None
     pins: PinFile | None = None
 
@@ -142,6 +150,10 @@ class Node:
     def own_not_after(self) -> Wall:
         return self.certificates.identity.not_after
 
+    def is_fresh(self) -> bool:
+        """Whether this node held all that was said a moment ago."""
+        return self.member.moment().is_fresh(FRESH)
+
     def lineage(self) -> str:
         return self.certificates.identity.lineage
 
@@ -205,6 +217,14 @@ class Node:
         """Enter what is now in force in the audit log."""
         for one in records_of(statement, word, self.seams.clock.wall()):
             self.seams.audit.append(one)
+
+    async def trusted(self, bundle: Statement) -> bool:
+        try:
+            await trio.to_thread.run_sync(self.seams.keep_bundle, bundle.raw)
+        except OSError as error:
+            log.error("the trust bundle cannot be kept, and is not in force", why=str(error))
+            return False
+        return True
 
     def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
         self.aftermath.due(Receipted(statements, cut))

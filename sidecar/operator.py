@@ -8,20 +8,20 @@ from pathlib import Path
 import click
 import trio
 
-from pki.bundle import TrustBundle
+from pki.bundle import TrustBundle, open_successor
 from pki.certificate import read
 from pki.chain import to_pem
 from pki.clock import SystemClock, Wall
-from pki.errors import LocalError, UnreachableError
+from pki.errors import LocalError, RemoteError, UnreachableError
 from pki.fields import Wire
-from pki.http.client import Response, connect_ca
+from pki.http.client import Response, connect_ca, fetch_bundles
 from pki.keys import load_private, save_private
 from pki.statement import Statement, Terms, sign
 from pki.svid import BACKDATE
 from pki.verify import Identity
 from sidecar.address import Address
 from sidecar.certify import CaAccess, renew_operator
-from sidecar.identity import CHAIN_FILE, Credential, load_bundle
+from sidecar.identity import CHAIN_FILE, Credential, load_bundle, save_bundle
 
 OPERATOR_FILE = "operator.json"
 PASSPHRASE_VARIABLE = "LOCKGATE_PASSPHRASE_FILE"
@@ -76,10 +76,11 @@ class OperatorCredential:
 
         Raises what the CA answers, UnreachableError also when that takes longer than ``seconds``.
         """
-        access = CaAccess(Address.parse(self.ca), self.bundle, self.credential, SystemClock())
 
         async def ask() -> Identity:
             with trio.fail_after(seconds):
+                bundle = await self._bundle_of_now()
+                access = CaAccess(Address.parse(self.ca), bundle, self.credential, SystemClock())
                 return await renew_operator(access)
 
         try:
@@ -101,11 +102,26 @@ class OperatorCredential:
 
         async def ask() -> Response:
             credential = self.credential
-            client = await connect_ca(self.ca, self.bundle, credential.chain, credential.key, SystemClock())
+            try:
+                client = await connect_ca(
+                    self.ca, self.bundle, credential.chain, credential.key, SystemClock()
+                )
+            except RemoteError:
+                # Perhaps its keys have successors since.
+                bundle = await self._bundle_of_now()
+                client = await connect_ca(self.ca, bundle, credential.chain, credential.key, SystemClock())
             async with client:
                 return await client.request(method, path, json=body)
 
         return trio.run(ask)
+
+    async def _bundle_of_now(self) -> TrustBundle:
+        """The trust bundle, with every rollover since the last time; kept for the next time."""
+        bundle = self.bundle
+        for later in await fetch_bundles(self.ca, bundle):
+            bundle = open_successor(later, bundle)
+            save_bundle(later.raw, self.folder)
+        return bundle
 
 
 def save_facts(folder: Path, ca: str, *, encrypted: bool) -> None:

@@ -11,6 +11,7 @@ admin may lift it.
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -18,6 +19,8 @@ import structlog
 import trio
 
 from pki import keys
+from pki.bundle import TrustBundle
+from pki.certificate import read
 from pki.clock import SECOND, Clock, Wall
 from pki.errors import LockgateError
 from pki.renewal import Renewal
@@ -46,6 +49,8 @@ class OwnCertificate(Protocol):
 
     @property
     def identity(self) -> Identity: ...
+    @property
+    def bundle(self) -> TrustBundle: ...
     def ca_access(self) -> CaAccess: ...
     def take_up_node(self, credential: Credential, identity: Identity, spawn: Spawn) -> None: ...
 
@@ -68,6 +73,8 @@ class Renewals:
         self._plans: dict[str, Renewal] = {}
         self._keys: dict[str, Key] = {}
         """The next keys of sessions, by the serial that they follow, from the first asking to the answer."""
+        self._hurried: dict[str, str] = {}
+        """By SPIFFE ID, the digest of the trust bundle for whose sake it was renewed early: once, and no more."""
         self.trouble = ""
         """Why the node's own certificate could not be renewed; empty while it could."""
 
@@ -98,6 +105,8 @@ class Renewals:
         plan = self._plans.get(identity.serial)
         if plan is None:
             plan = Renewal(Wall(identity.not_before + BACKDATE), identity.not_after, secrets.randbits(8))
+        if plan.superseded is None and self._is_superseded(identity):
+            plan = replace(plan, superseded=now)
         if plan.next_deadline > now:
             return plan
         try:
@@ -112,7 +121,14 @@ class Renewals:
             if identity.id.kind is IdKind.NODE:
                 self.trouble = str(error) or "the CA did not answer in time"
             return plan.failed(now)
+        self._hurried[str(identity.id)] = self._own.bundle.digest
         return plan
+
+    def _is_superseded(self, identity: Identity) -> bool:
+        """Whether the CA issues under another key by now: the first of the trust bundle."""
+        bundle = self._own.bundle
+        is_done = self._hurried.get(str(identity.id)) == bundle.digest
+        return not is_done and read(bundle.issuers[0]).subject_key_id != identity.issuer
 
     async def _renew_node(self, spawn: Spawn) -> None:
         access = self._own.ca_access()

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PURE_CORES = (
     "pki.authority.entries",
     "pki.authority.export",
+    "pki.authority.rollover",
     "pki.bundle",
     "pki.certificate",
     "pki.chain",

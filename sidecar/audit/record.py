@@ -60,7 +60,6 @@ class Kind(StrEnum):
     RECOVERY = "recovery"
     START = "start"
     STOP = "stop"
-    RETENTION = "retention"
 
 
 class Role(StrEnum):
@@ -283,6 +282,11 @@ def renewal(at: Wall, what: str, spiffe_id: str, serial: str, not_after: Wall) -
     return _event(Kind.RENEWAL, at, what, {"id": spiffe_id, "serial": serial, "not_after": not_after})
 
 
+def rollover(at: Wall, what: str, sequence: int, facts: Facts) -> Record:
+    """A step of a rollover of the CA's keys; ``sequence`` is that of the trust bundle that came of it."""
+    return _event(Kind.ROLLOVER, at, what, {"sequence": sequence, **facts})
+
+
 def reload(at: Wall, what: str, facts: Facts = NO_FACTS) -> Record:
     """A reload took effect, or failed and changed nothing."""
     return _event(Kind.RELOAD, at, what, facts)
@@ -296,11 +300,6 @@ def finding(at: Wall, what: str, facts: Facts = NO_FACTS) -> Record:
 def recovery(at: Wall, what: str, facts: Facts = NO_FACTS) -> Record:
     """Something was wrong and was dealt with."""
     return _event(Kind.RECOVERY, at, what, facts)
-
-
-def retention(at: Wall, volume: str, facts: Facts) -> Record:
-    """A volume is removed, and all before it are: which records those were, and why."""
-    return _event(Kind.RETENTION, at, "removed", {"volume": volume, **facts})
 
 
 def start(at: Wall, version: str, facts: Facts = NO_FACTS) -> Record:

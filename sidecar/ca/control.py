@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from pki.authority.enrol import Enrolment
 from pki.authority.entries import Invitation
+from pki.authority.rollover import TRANSITIONS, broken
 from pki.clock import DAY, SECOND, Wall
 from pki.codec import convert
 from pki.errors import RefusedError
@@ -23,6 +24,7 @@ from pki.spiffe import IdKind
 from pki.statement import Lock, Revocation, Target
 from sidecar.ca.office import Office
 from sidecar.ca.places import api_addresses
+from sidecar.ca.rollover import RolloverDesk
 from sidecar.config import CaConfig
 from sidecar.control import state, statements
 from sidecar.control.unix import ERROR_HANDLERS, answer, body_of, caller_of, is_root
@@ -49,13 +51,21 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     life: Annotated[int, msgspec.Meta(ge=SECOND, le=MAX_LIFE)]
 
 
+class Rotated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A step of a rollover that was taken on disk."""
+
+    what: Literal["prepare", "activate", "retire", "rollback", "taint"]
+
+
 class Unlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The id of the lock to lift."""
 
     id: Id
 
 
-def ca_app(config: CaConfig, office: Office, enrolment: Enrolment, reload: state.Reload) -> Starlette:
+def ca_app(
+    config: CaConfig, office: Office, enrolment: Enrolment, reload: state.Reload, rollover: RolloverDesk
+) -> Starlette:
     """The API of the CA's admin.sock. ``reload`` reads ca.toml again."""
 
     async def status(_: Request) -> Response:
@@ -85,8 +95,17 @@ def ca_app(config: CaConfig, office: Office, enrolment: Enrolment, reload: state
         made = await office.unlock_by_order(wanted.id)
         return answer({"id": made.id, "lifted": [wanted.id]}, 201)
 
+    async def rotation(request: Request) -> Response:
+        if request.method == "GET":
+            return answer(await standing_of(rollover))
+        _require_root(request, "ca rotate")
+        taken = convert(await body_of(request), Rotated, what="rotate")
+        statement = await rollover.take_up(taken.what)
+        return answer({"id": statement.id, **await standing_of(rollover)}, 201)
+
     return Starlette(
         routes=[
+            Route("/v1/rollover", rotation, methods=["GET", "POST"]),
             Route("/v1/status", status),
             Route("/v1/tokens", token, methods=["POST"]),
             Route("/v1/orders", order, methods=["POST"]),
@@ -102,6 +121,22 @@ def ca_app(config: CaConfig, office: Office, enrolment: Enrolment, reload: state
 def _require_root(request: Request, what: str) -> None:
     if not is_root(caller_of(request)):
         raise RefusedError(f"{what}: only root on the CA's host, or the user that runs the CA")
+
+
+async def standing_of(rollover: RolloverDesk) -> dict[str, Any]:
+    """How far a rollover has come, and for each step that is possible now whom it would cut off."""
+    situation = await rollover.situation()
+    steps = {
+        step.value: [{"who": one.who, "why": one.why, "until": one.until} for one in broken(situation, step)]
+        for phase, step in TRANSITIONS
+        if phase is situation.phase
+    }
+    return {
+        "phase": situation.phase.value,
+        "bundle": {"epoch": situation.epoch, "sequence": situation.sequence},
+        "nodes": {name: ack.sequence if ack else None for name, ack in sorted(situation.nodes.items())},
+        "steps": steps,
+    }
 
 
 def status_of(config: CaConfig, office: Office) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from pki.errors import LocalError
 from pki.tls.context import ClientCertificate, make_context
 from sidecar import lifecycle, log, systemd
 from sidecar.audit import record
-from sidecar.audit.closed import ClosedVolumes, Keep
 from sidecar.audit.record import Record
 from sidecar.audit.volume import Site
 from sidecar.audit.writer import AuditWriter
@@ -28,6 +27,7 @@ from sidecar.ca.control import ca_app
 from sidecar.ca.office import Office
 from sidecar.ca.oidc import IdTokens
 from sidecar.ca.places import control_addresses
+from sidecar.ca.rollover import RolloverDesk
 from sidecar.config import CaConfig, load_ca_config
 from sidecar.control.unix import serve_unix
 from sidecar.disk import RealDisk
@@ -70,27 +70,27 @@ async def run(paths: Paths) -> None:
     authority = open_online(paths.authority_dir)
     register = Register.open(paths.authority_dir / REGISTER_FILE)
     issuer = Issuer(authority, register, secrets.token_bytes, _lifetimes(config))
-    office = compose(paths, config, StatementSigner(authority, register), clock)
+    signer = StatementSigner(authority, register)
+    office = compose(paths, config, signer, clock)
     api = await lifecycle.listen_all(config.listen, "CA port")
     control = await lifecycle.listen_all(config.control_listen, "CA control port")
     admin = listen_unix(paths.admin_sock, ADMIN_MODE)
     await office.member.restore(lifecycle.boot_id())
     reread = partial(reload, paths, config)
-    audit = AuditWriter(_site(paths, config), clock)
-    kept = Keep(config.audit.keep, config.audit.keep_bytes)
-    closed = ClosedVolumes(audit, kept, clock, lambda: office.member.floor)
+    audit = AuditWriter(Site(disk=RealDisk(), folder=paths.audit_dir, node=config.name), clock)
     office.record = audit.append
+    rollover = RolloverDesk(office, signer, paths.authority_dir)
     async with trio.open_nursery() as nursery:
         await nursery.start(audit.run)
         audit.append(record.start(clock.wall(), VERSION, {"role": "ca"}))
-        context = _api_context(authority)
+        await rollover.take_up()
+        context = ApiContext(authority)
         app = application(issuer, hooks_of(config, office, clock))
-        nursery.start_soon(serve, api, app, lambda: context, lambda: office.member.bundle, clock)
-        nursery.start_soon(serve_unix, admin, ca_app(config, office, Enrolment(issuer), reread))
+        nursery.start_soon(serve, api, app, context.now, lambda: office.member.bundle, clock)
+        nursery.start_soon(serve_unix, admin, ca_app(config, office, Enrolment(issuer), reread, rollover))
         nursery.start_soon(office.peering.run, control, _no_contacts, lifecycle.boot_id())
         nursery.start_soon(office.adopt_all)
         nursery.start_soon(office.beat)
-        nursery.start_soon(closed.run)
         _log.info("serving", ca=config.name, listen=[str(one) for one in config.listen])
         systemd.notify("READY=1")
         await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), _no_drain))
@@ -137,23 +137,16 @@ def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
     )
 
 
-def _site(paths: Paths, config: CaConfig) -> Site:
-    kept = config.audit
-    return Site(RealDisk(), paths.audit_dir, config.name, kept.volume_bytes, kept.reserve_bytes)
-
-
 def _lifetimes(config: CaConfig) -> Lifetimes:
     wanted = config.lifetimes
     return Lifetimes(node=wanted.node, session=wanted.session, operator=wanted.operator)
 
 
 def _peering(config: CaConfig, authority: Authority, member: Member) -> Peering:
-    own = Credential(authority.id, (authority.tls.certificate,), authority.tls.key)
-
     def standing() -> Standing:
-        snapshot = member.snapshot
+        snapshot, tls = member.snapshot, authority.tls
         return Standing(
-            credential=own,
+            credential=Credential(authority.id, (tls.certificate,), tls.key),
             bundle=member.bundle,
             now=member.moment().now,
             is_member=lambda identity: is_member_identity(identity, snapshot),
@@ -164,14 +157,25 @@ def _peering(config: CaConfig, authority: Authority, member: Member) -> Peering:
     return Peering(authority.id, overlay, member, caps, None)
 
 
-def _api_context(authority: Authority) -> SSL.Context:
-    return make_context(
-        anchors=authority.bundle.roots,
-        chain=(authority.tls.certificate,),
-        key=authority.tls.key,
-        server_side=True,
-        client_certificate=ClientCertificate.OPTIONAL,
-    )
+class ApiContext:
+    """The TLS context of the CA's API, made anew when a rollover has changed what it rests on."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+        self._made: tuple[object, SSL.Context] | None = None
+
+    def now(self) -> SSL.Context:
+        tls, roots = self._authority.tls, self._authority.bundle.roots
+        if self._made is None or self._made[0] != (tls.certificate, roots):
+            context = make_context(
+                anchors=roots,
+                chain=(tls.certificate,),
+                key=tls.key,
+                server_side=True,
+                client_certificate=ClientCertificate.OPTIONAL,
+            )
+            self._made = (tls.certificate, roots), context
+        return self._made[1]
 
 
 async def _no_drain() -> None:

@@ -91,6 +91,10 @@ class Office:
             log.error("a policy is in force, and not in the register yet", why=str(error))
         self._news.set()
 
+    async def trusted(self, _: Statement) -> bool:
+        """The CA's own trust bundle lies beside its keys before it is published."""
+        return True
+
     def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
         """The CA gives no receipts: it carries no streams."""
 
@@ -138,7 +142,7 @@ class Office:
             entries = [self._liftable(name, identity.id) for name in body.ids]
             span = Span(now, Wall(max(now + 1, *(entry.ends for entry in entries))))
             lifted = Lift(ids=body.ids, demand=envelope)
-            statement = await self._in_thread(self._signer.lift, "unlock", lifted, span)
+            statement = await self.in_thread(self._signer.lift, "unlock", lifted, span)
             await self.publish(statement)
         return {"id": statement.id, "lifted": body.ids}
 
@@ -146,7 +150,7 @@ class Office:
         """A stop by the CA itself, of anything, an admin too: root on its host holds the key anyway."""
         now = self.clock.for_stops()
         span = Span(now, Wall(now + life))
-        statement = await self._in_thread(self._signer.restriction, body, span)
+        statement = await self.in_thread(self._signer.restriction, body, span)
         log.warning("ordered by root on this host", kind=statement.kind, target=str(body.target))
         await self.publish(statement)
         return statement
@@ -157,7 +161,7 @@ class Office:
             now = self.clock.wall()
             entry = self._liftable(name, None)
             span = Span(now, Wall(max(now + 1, entry.ends)))
-            statement = await self._in_thread(self._signer.lift, "unlock", Lift(ids=[name]), span)
+            statement = await self.in_thread(self._signer.lift, "unlock", Lift(ids=[name]), span)
             log.warning("ordered by root on this host", kind="unlock", target=name)
             await self.publish(statement)
         return statement
@@ -202,7 +206,7 @@ class Office:
             bundle_digest=member.bundle.digest,
             digest=member.store.numbered_digest(now),
         )
-        statement = await self._in_thread(self._signer.heartbeat, body, Span(now, Wall(now + HEARTBEAT_LIFE)))
+        statement = await self.in_thread(self._signer.heartbeat, body, Span(now, Wall(now + HEARTBEAT_LIFE)))
         for refusal in await member.take([statement.raw], None):
             log.error("own heartbeat refused", why=refusal)
 
@@ -241,7 +245,7 @@ class Office:
         if span.expires <= span.issued:
             return
         try:
-            await self.publish(await self._in_thread(self._signer.adoption, original, span))
+            await self.publish(await self.in_thread(self._signer.adoption, original, span))
         except LockgateError as error:
             if original.id not in self._put_off:
                 log.error("not adopted yet", statement=original.id, why=str(error))
@@ -254,7 +258,7 @@ class Office:
         if not isinstance(body, Revocation):
             return
         try:
-            await self._in_thread(self._signer.register.ban, body.target, revocation.id, self._clock.wall())
+            await self.in_thread(self._signer.register.ban, body.target, revocation.id, self._clock.wall())
             if body.target.kind == "serial":
                 await self._revoke_line(body, revocation.payload.expires)
         except LocalError as error:
@@ -264,12 +268,13 @@ class Office:
 
     async def _revoke_line(self, body: Revocation, expires: int) -> None:
         """Nodes know the first and the newest serial of a line; only the register knows all those in between."""
-        line = await self._in_thread(self._signer.register.line_of, body.target.value)
+        line = await self.in_thread(self._signer.register.line_of, body.target.value)
         if line is None or self.member.snapshot.restrictions.revokes("serial", line):
             return
         whole = Revocation(target=Target(kind="serial", value=line), message=body.message)
         span = Span(self.clock.for_stops(), Wall(expires))
-        await self.publish(await self._in_thread(self._signer.restriction, whole, span))
+        await self.publish(await self.in_thread(self._signer.restriction, whole, span))
 
-    async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
+    async def in_thread(self, work: Callable[..., T], *args: object) -> T:
+        """All that signs, one after the other."""
         return await trio.to_thread.run_sync(work, *args, limiter=self._thread)

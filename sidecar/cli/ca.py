@@ -13,6 +13,7 @@ from pki.errors import LocalError
 from sidecar import defaults
 from sidecar.address import ANY_HOST, Address
 from sidecar.cli.ca_export import export
+from sidecar.cli.ca_rotate import rotate, taint
 from sidecar.cli.node import serve as serve_daemon
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import ADDRESS, DURATION, NAME, TRUST_DOMAIN
@@ -76,7 +77,8 @@ def init(
     return Exit.YES
 
 
-ca.add_command(export)
+for _verb in (export, rotate, taint):
+    ca.add_command(_verb)
 
 
 @ca.command()

@@ -19,9 +19,21 @@ from pki.bundle import TrustBundle, open_successor
 from pki.errors import RemoteError
 from pki.judge import Trust, Word, judge
 from pki.spiffe import IdKind, SpiffeId
-from pki.statement import KINDS, Adoption, Bundle, Lock, Operator, Signer, Statement, parse
+from pki.statement import (
+    KINDS,
+    Adoption,
+    Bundle,
+    Edition,
+    Lock,
+    Operator,
+    Revocation,
+    Signer,
+    Statement,
+    parse,
+)
 from pki.verify import Identity, verify
 from sidecar.defaults import OPERATOR_LOCK_MAX_TTL, RETENTION, SKEW
+from sidecar.gossip.store import Entry, Store
 from sidecar.snapshot import Facts, Moment, Restrictions
 
 
@@ -62,6 +74,28 @@ def original_of(statement: Statement) -> Statement | None:
     if kind is None or not kind.restriction:
         raise RemoteError("statement adoption: only restrictions are adopted")
     return original
+
+
+def later_bundle(store: Store, current: TrustBundle) -> Entry | None:
+    """A trust bundle that is held, durably, and not in force yet."""
+    entry = store.newest("bundle")
+    body = entry.statement.body if entry else None
+    if entry is None or not isinstance(body, Bundle):
+        return None
+    is_later = (entry.statement.payload.epoch, body.sequence) > (current.epoch, current.sequence)
+    return entry if is_later else None
+
+
+def is_acknowledged(statement: Statement) -> bool:
+    """Whether taking it in is answered by a receipt. A policy is answered once it is loaded.
+
+    A session's end, said by its own node, is not: nobody waits for it, and an agent that starts and ends sessions all
+    day would use up what receipts each node may have alive, those of a kill switch too.
+    """
+    kind, body = KINDS.get(statement.kind), statement.body
+    is_own_end = isinstance(body, Revocation) and body.target.kind == "id"
+    is_edition = isinstance(body, Edition)
+    return kind is not None and kind.acknowledged and not is_edition and not is_own_end
 
 
 def _check_times(statement: Statement, moment: Moment) -> None:

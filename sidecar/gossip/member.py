@@ -28,7 +28,7 @@ from pki.clock import Clock, Wall
 from pki.errors import RemoteError
 from pki.fields import Wire
 from pki.judge import Word
-from pki.statement import KINDS, Edition, Heartbeat, Operator, Revocation, Statement, parse
+from pki.statement import Edition, Heartbeat, Operator, Statement, parse
 from sidecar import assemble
 from sidecar.gossip.editions import counts_as, due, due_entry
 from sidecar.gossip.flood import (
@@ -44,7 +44,7 @@ from sidecar.gossip.flood import (
     Ticked,
 )
 from sidecar.gossip.freshness import Beat, Freshness, InForce
-from sidecar.gossip.intake import Ground, admit, original_of
+from sidecar.gossip.intake import Ground, admit, is_acknowledged, later_bundle, original_of
 from sidecar.gossip.journal import Journal
 from sidecar.gossip.ledger import Ledger
 from sidecar.gossip.policies import Loaded, Policies
@@ -73,6 +73,9 @@ class Outlet(Protocol):
     async def merged(self, statement: Statement, word: Word) -> None:
         """A statement was taken in, durable by now."""
 
+    async def trusted(self, bundle: Statement) -> bool:
+        """Keep a trust bundle for the next start, before it is in force; whether it is durable."""
+
     def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
         """These are in force here, durably: give receipts once what was cut so far is dead."""
 
@@ -96,6 +99,7 @@ class Member:
         self, journal: Journal, objects: Objects, bundle: TrustBundle, clock: Clock, outlet: Outlet
     ) -> None:
         self.store = Store()
+        self.store.trust(bundle.statement_keys, bundle.epoch)
         self.freshness = Freshness()
         self.bundle = bundle
         self.loaded = Loaded()
@@ -196,6 +200,7 @@ class Member:
                 if self._pending:
                     await self._make_durable()
                 self._ledger.discard(self.store.expire(self.floor))
+                await self._forget_untrusted()
                 await self._ledger.sweep()
                 if self._next_end is not None and self._next_end <= self.floor:
                     await self._publish()
@@ -256,7 +261,7 @@ class Member:
         if not self.store.merge(word, original, moment.now):
             self._decline(statement, source)
             return None
-        return _Taken(word, due if is_new and _is_acknowledged(due) else None)
+        return _Taken(word, due if is_new and is_acknowledged(due) else None)
 
     async def _take_in(self, taken: list[_Taken], source: str | None, refusals: dict[str, str]) -> None:
         raws = tuple(one.statement.raw for one in taken)
@@ -291,7 +296,7 @@ class Member:
 
     async def _permit(self) -> None:
         """What is durable now may permit: put it in force, and judge anew what was refused without it."""
-        self._take_up_bundle()
+        await self._take_up_bundle()
         self._roster = assemble.roster(self.store.members())
         await self._publish()
         self._flood.handle(Reconsidered())
@@ -308,12 +313,21 @@ class Member:
                 word = self._to_announce.pop(0)
                 await self._outlet.merged(word.statement, word)
 
-    def _take_up_bundle(self) -> None:
-        entry = self.store.newest("bundle")
-        if entry is not None and entry.statement.digest.hex() != self.bundle.digest:
-            bundle = open_successor(entry.statement, self.bundle)
-            if bundle.newer_than(self.bundle):
-                self.bundle = bundle
+    async def _take_up_bundle(self) -> None:
+        """The newest trust bundle, once it is where the next start finds it."""
+        entry = later_bundle(self.store, self.bundle)
+        if entry is not None and await self._outlet.trusted(entry.statement):
+            self.bundle = open_successor(entry.statement, self.bundle)
+            self.store.trust(self.bundle.statement_keys, self.bundle.epoch)
+
+    async def _forget_untrusted(self) -> None:
+        """Once all that the CA says under the keys of now is here, what it permitted under others goes."""
+        complete = self.freshness.confirmed
+        is_complete = complete is not None and complete.body.bundle_digest == self.bundle.digest
+        gone = self.store.purge() if is_complete else []
+        self._ledger.discard(gone)
+        if gone or later_bundle(self.store, self.bundle):
+            await self._permit()
 
     async def _publish(self) -> None:
         """Put in force what is held, unless nothing changed. What it cuts is counted for the next receipts."""
@@ -382,15 +396,3 @@ class Member:
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
             self._outlet.send(send.peer, send.message)
-
-
-def _is_acknowledged(statement: Statement) -> bool:
-    """Whether taking it in is answered by a receipt. A policy is answered once it is loaded.
-
-    A session's end, said by its own node, is not: nobody waits for it, and an agent that starts and ends sessions all
-    day would use up what receipts each node may have alive, those of a kill switch too.
-    """
-    kind, body = KINDS.get(statement.kind), statement.body
-    is_own_end = isinstance(body, Revocation) and body.target.kind == "id"
-    is_edition = isinstance(body, Edition)
-    return kind is not None and kind.acknowledged and not is_edition and not is_own_end

@@ -38,11 +38,13 @@ from pki.statement import (
     Member,
     Receipt,
     Revocation,
+    RolloverAck,
     Statement,
 )
 from sidecar.defaults import OPERATOR_LIVE_STATEMENTS, OPERATOR_LOCK_MAX_TTL, RETENTION
 from sidecar.gossip import digest
 
+_CA = "ca"
 MEMBER_LIVE_STATEMENTS = 4_096
 """Of any signer but the CA, the root and operators, of each kind."""
 OPERATOR_LIVE_ANSWERS = 1_024
@@ -89,6 +91,8 @@ class Store:
         self._settled: set[str] = set()
         self._quota: Counter[tuple[str, str]] = Counter()
         self._ids_digest: str | None = None
+        self._keys: frozenset[bytes] | None = None
+        self._epoch = 0
 
     def __contains__(self, statement_id: str) -> bool:
         return statement_id in self._entries or statement_id in self._adoptions
@@ -118,6 +122,28 @@ class Store:
         if self._ids_digest is None:
             self._ids_digest = digest.of_ids(self.ids())
         return self._ids_digest
+
+    def trust(self, keys: Iterable[bytes], epoch: int) -> None:
+        """From now on only these statement keys (certificates, DER), and this epoch, count in a heartbeat's set."""
+        self._keys, self._epoch = frozenset(keys), epoch
+
+    def counts(self, statement: Statement) -> bool:
+        """Whether a statement of the CA's is under a key and an epoch that are trusted now."""
+        is_trusted = self._keys is None or statement.envelope.chain[0] in self._keys
+        return is_trusted and self._epoch in (0, statement.payload.epoch)
+
+    def purge(self) -> list[str]:
+        """Drop what the CA permitted under keys and epochs that count no more; the ids that went. Stops stay."""
+        gone = [
+            name
+            for name, entry in self._entries.items()
+            if entry.author == _CA
+            and not is_restriction(entry.statement)
+            and not self.counts(entry.statement)
+        ]
+        for name in gone:
+            self._drop(name)
+        return gone
 
     def merge(self, word: Word, original: Statement | None, at: Wall) -> bool:
         """Take in a verified statement; ``original`` is what an adoption wraps. False: nothing changed.
@@ -184,6 +210,7 @@ class Store:
             for entry in self._entries.values()
             for statement in entry.numbered
             if statement.payload.expires > after and (up_to is None or statement.payload.number <= up_to)
+            if self.counts(statement)
         )
 
     def in_force(self, floor: Wall) -> Iterator[Entry]:
@@ -215,6 +242,18 @@ class Store:
             if isinstance(body, Receipt) and any(line.id == statement_id for line in body.applied):
                 found[entry.author] = min(found.get(entry.author, entry), entry, key=_issued)
         return {author: entry.statement.body for author, entry in found.items()}  # type: ignore[misc]  # all Receipts
+
+    def acknowledgements(self) -> dict[str, RolloverAck]:
+        """What each node said last of the trust bundle that it has in force: author's SPIFFE ID to its word."""
+        found: dict[str, Entry] = {}
+        for entry in self._entries.values():
+            if isinstance(entry.statement.body, RolloverAck):
+                found[entry.author] = max(found.get(entry.author, entry), entry, key=_issued)
+        return {author: entry.statement.body for author, entry in found.items()}  # type: ignore[misc]  # all RolloverAcks
+
+    def of_the_ca(self) -> Iterator[Entry]:
+        """All that the CA said itself or took over."""
+        return (entry for entry in self._entries.values() if entry.numbered)
 
     def _lifted(self) -> set[tuple[str, str]]:
         """What is lifted, with its kind: a stolen unlock must not be worth an unrevoke."""
@@ -295,7 +334,8 @@ def _signer_of(statement: Statement) -> str:
         name, _ = check_leaf(read(statement.envelope.chain[0]), "")
     except RemoteError:
         return ""
-    return str(name or "")
+    # The CA's own word, adopted after a rollover of its statement key, stays the CA's.
+    return str(name) if name is not None and name.kind is not IdKind.CA else ""
 
 
 def _quotas(entry: Entry) -> tuple[tuple[str, str], ...]:

@@ -1,14 +1,16 @@
 """What is renewed when, in whose order, and what a failure leaves behind. The CA is a fake, time stands still."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from pki.clock import HOUR, Wall
+from pki.bundle import TrustBundle
+from pki.clock import HOUR, MINUTE, Wall
 from pki.errors import RefusedError, UnreachableError
+from pki.renewal import HURRY_IN_LIFE
 from pki.spiffe import SpiffeId
 from pki.spki import Key
 from pki.verify import Identity, verify
@@ -35,6 +37,9 @@ class World:
     keys: list[tuple[str, Key]] = field(default_factory=list)
     """What sessions were asked for: the serial that is renewed, and the key."""
 
+    trusted: TrustBundle | None = None
+    """Where it is no more the one that the CA began with."""
+
     def __post_init__(self) -> None:
         key, session_key = new_key(), new_key()
         self.credential = Credential(self.ca.node(), self.ca.issue(self.ca.node(), key), key)
@@ -54,6 +59,10 @@ class World:
     @property
     def identity(self) -> Identity:
         return self.own
+
+    @property
+    def bundle(self) -> TrustBundle:
+        return self.trusted or self.ca.bundle
 
     def ca_access(self) -> CaAccess:
         return CaAccess(Address("ca", 7444), self.ca.bundle, self.credential, self.clock)
@@ -126,6 +135,20 @@ async def test_after_half_life_the_node_comes_first_and_all_is_shown(world: Worl
     assert world.own.serial != before
     assert Credential.load(world.folder).chain == world.credential.chain
     await world.renew()
+    assert world.asked == ["node", "agent"]
+
+
+async def test_under_an_old_key_of_the_ca_all_is_renewed_soon_and_once(world: World) -> None:
+    """The first issuer of the trust bundle is the one in use; whoever is asked again at once would ask for ever."""
+    successor = tiny_ca().issuer.certificate
+    world.trusted = replace(world.ca.bundle, issuers=(successor, *world.ca.bundle.issuers), digest="b")
+    await world.renew()
+    world.pass_to(NOW + HOUR // HURRY_IN_LIFE + 1)
+    await world.renew()
+    assert world.asked == ["node", "agent"]
+    for minutes in (1, 2):  # The CA went on with the old key: the certificates are no better than before.
+        world.pass_to(NOW + minutes * MINUTE)
+        await world.renew()
     assert world.asked == ["node", "agent"]
 
 

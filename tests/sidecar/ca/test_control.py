@@ -10,6 +10,7 @@ from pki.clock import DAY, MINUTE
 from pki.errors import LocalError
 from pki.token import Token
 from sidecar.ca.control import ca_app
+from sidecar.ca.rollover import RolloverDesk
 from sidecar.peercred import PeerCred
 from sidecar.snapshot import Restrictions
 from tests.authority import NOW
@@ -27,12 +28,16 @@ def bureau(tmp_path: Path) -> Iterator[Bureau]:
     bureau.register.close()
 
 
+def desk_of(bureau: Bureau) -> RolloverDesk:
+    return RolloverDesk(bureau.office, bureau.signer, bureau.folder)
+
+
 @pytest.fixture
 def app(bureau: Bureau) -> Starlette:
     async def reload() -> list[str]:
         return ["listen"]
 
-    return ca_app(CONFIG, bureau.office, Enrolment(bureau.issuer), reload)
+    return ca_app(CONFIG, bureau.office, Enrolment(bureau.issuer), reload, desk_of(bureau))
 
 
 async def test_status_tells_what_is_in_force_at_the_ca(bureau: Bureau, app: Starlette) -> None:
@@ -156,6 +161,6 @@ async def test_a_reload_that_is_refused_says_why(bureau: Bureau) -> None:
     async def reload() -> list[str]:
         raise LocalError("ca.toml: gone")
 
-    app = ca_app(CONFIG, bureau.office, Enrolment(bureau.issuer), reload)
+    app = ca_app(CONFIG, bureau.office, Enrolment(bureau.issuer), reload, desk_of(bureau))
     answer = await ask(app, "POST", "/v1/reload")
     assert (answer[0], message(answer)) == (400, "ca.toml: gone")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sidecar.config import load_node_config
 from sidecar.control.unix import CALLER, CONNECTION
 from sidecar.disk import RealDisk
 from sidecar.gossip.journal import Journal
-from sidecar.identity import Credential
+from sidecar.identity import Credential, save_bundle
 from sidecar.lifecycle import make_folders
 from sidecar.node import Node, Seams
 from sidecar.objects import Objects
@@ -102,6 +103,7 @@ def station(folder: Path, mint: Mint, cgroups: SessionCgroups | None = None) -> 
         audit=AuditWriter(Site(disk=RealDisk(), folder=paths.audit_dir, node="agents-1"), clock),
         journal=Journal(paths.statements, create=True),
         objects=Objects(paths.objects),
+        keep_bundle=partial(save_bundle, folder=paths.identity_dir),
         cgroups=cgroups,
     )
     made = Station(CONFIG, Credential(own.id, own.chain, own.key), mint.ca.bundle, seams)

@@ -52,6 +52,9 @@ class FakeOutlet:
     receipts: list[tuple[str, int]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     gate: trio.Event | None = None
+    kept: list[str] = field(default_factory=list)
+    keeps: bool = True
+    """Whether its disk takes a trust bundle."""
 
     def send(self, peer: str, message: Wire) -> None:
         self.sent.append((self.name, peer, message))
@@ -66,6 +69,11 @@ class FakeOutlet:
 
     async def merged(self, statement: Statement, word: Word) -> None:
         self.announced.append((statement.id, word.author))
+
+    async def trusted(self, bundle: Statement) -> bool:
+        if self.keeps:
+            self.kept.append(bundle.id)
+        return self.keeps
 
     def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
         self.log.append("acknowledged")

@@ -10,7 +10,7 @@ from pki.errors import RemoteError
 from pki.ids import new_id
 from pki.judge import Word
 from pki.spiffe import SpiffeId
-from pki.statement import Applied, Receipt, Signer, Statement, Terms, parse, sign
+from pki.statement import Applied, Receipt, RolloverAck, Signer, Statement, Terms, parse, sign
 from sidecar.defaults import OPERATOR_LIVE_STATEMENTS, OPERATOR_LOCK_MAX_TTL, RETENTION
 from sidecar.gossip import store as store_module
 from sidecar.gossip.store import Entry, Store, is_restriction, stages
@@ -416,3 +416,27 @@ def test_what_is_not_held_has_no_envelope() -> None:
     assert Store().raw(LOCK.id) is None
     assert Store().newest("policy") is None
     assert Store().last_number() == 0
+
+
+def test_the_set_of_a_heartbeat_is_what_counts_under_the_keys_of_now() -> None:
+    """What another epoch said, or a key that is trusted no more, is in no set; what permitted goes, stops stay."""
+    said = [MINT.policy(1), MINT.enlists(ALICE), CA_LOCK, CA_REVOCATION]
+    store = filled(*said)
+    before, keys = store.numbered_digest(AT), MINT.ca.bundle.statement_keys
+    store.trust(keys, 1)
+    assert (store.numbered_digest(AT), store.purge()) == (before, [])
+    for trusted, epoch in ((keys, 2), ((b"another key",), 1)):
+        store.trust(trusted, epoch)
+        assert store.numbered_digest(AT) == Store().numbered_digest(AT)
+    assert set(store.purge()) == {one.id for one in said[:2]}
+    assert {entry.statement.id for entry in store.of_the_ca()} == {CA_LOCK.id, CA_REVOCATION.id}
+
+
+def test_the_newest_word_of_each_node_on_the_bundle_counts() -> None:
+    """The CA waits for it before it uses a new key."""
+    said = [
+        NODE.says("rollover-ack", RolloverAck(sequence=number, digest="0" * 64, issuer="0a"), NOW + number)
+        for number in (1, 2)
+    ]
+    for order in (said, said[::-1]):
+        assert [one.sequence for one in filled(*order).acknowledgements().values()] == [2]
