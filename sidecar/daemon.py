@@ -11,6 +11,7 @@ from pki.clock import SystemClock
 from pki.errors import ConfigError, LocalError
 from sidecar import defaults, lifecycle, log, systemd
 from sidecar.audit import record
+from sidecar.audit.closed import ClosedVolumes, Keep
 from sidecar.audit.volume import Site
 from sidecar.audit.writer import AuditWriter
 from sidecar.catch_up import CatchUp
@@ -61,7 +62,8 @@ def compose(paths: Paths, config: NodeConfig) -> Node:
     lifecycle.make_folders(paths)
     clock = SystemClock()
     cgroups = _session_cgroups()
-    site = Site(disk=RealDisk(), folder=paths.audit_dir, node=config.name)
+    kept = config.audit
+    site = Site(RealDisk(), paths.audit_dir, config.name, kept.volume_bytes, kept.reserve_bytes)
     seams = Seams(
         clock=clock,
         kernel=Callers(SockDiag(), cgroups.mount if cgroups else None),
@@ -132,8 +134,18 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
         if listeners.workload is not None:
             nursery.start_soon(_workload_api(), listeners.workload, node)
         nursery.start_soon(node.peering.run, listeners.overlay, node.contacts, lifecycle.boot_id())
+        kept = Keep(node.config.audit.keep, node.config.audit.keep_bytes)
+        closed = ClosedVolumes(node.seams.audit, kept, node.seams.clock, lambda: node.member.floor)
         renewals = Renewals(node.certificates, node.life, NextKey(paths.identity_dir), node.seams.clock)
-        for part in (node.outbox, node.aftermath, node.users, node.life, node.carrier.servers, renewals):
+        for part in (
+            node.outbox,
+            node.aftermath,
+            node.users,
+            node.life,
+            node.carrier.servers,
+            renewals,
+            closed,
+        ):
             nursery.start_soon(part.run)
         nursery.start_soon(CatchUp(node.member, lambda: node.certificates.ca, node.is_fresh).run)
         nursery.start_soon(

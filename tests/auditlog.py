@@ -5,6 +5,7 @@ from pathlib import Path
 from pki.clock import SECOND, Wall
 from sidecar.audit.record import Record, finding
 from sidecar.audit.volume import Site, open_volume
+from sidecar.defaults import AUDIT_VOLUME_BYTES
 from tests.faultdisk import FaultDisk
 
 FOLDER = Path("/state/lib/audit")
@@ -13,8 +14,8 @@ NOON = Wall(1_767_225_600 * SECOND)
 """2026-01-01T00:00:00Z."""
 
 
-def site(disk: FaultDisk) -> Site:
-    return Site(disk, FOLDER, "tools-1")
+def site(disk: FaultDisk, volume_bytes: int = AUDIT_VOLUME_BYTES, reserve_bytes: int = 0) -> Site:
+    return Site(disk, FOLDER, "tools-1", volume_bytes, reserve_bytes)
 
 
 def note(number: int, text: str = "") -> Record:

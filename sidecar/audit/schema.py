@@ -107,7 +107,10 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "serial": (_TEXT, "its serial, hex"),
     "not_after": (_TIME, "its end (us)"),
     "version": (_TEXT, "of the software"),
-    "why": (_TEXT, "what ended it"),
+    "why": (_TEXT, "what ended it, or why it was removed"),
+    "records": (_COUNT, "how many records a removed volume held"),
+    "last": (_DIGEST, "chain value of its last record"),
+    "bytes": (_COUNT, "what it took on disk"),
 }  # fmt: skip
 """Each field by its name: what may stand there, and what it means."""
 
@@ -165,6 +168,7 @@ SHAPES: dict[Kind, Shape] = {
     Kind.RECOVERY: _EVENT,
     Kind.START: Shape(("version",), is_open=True),
     Kind.STOP: Shape(("why",)),
+    Kind.RETENTION: Shape(("what", "volume", "records", "last", "bytes", "why")),
 }
 """Each kind's fields."""
 

@@ -1,7 +1,7 @@
 """The files of the log: how one is begun, written, given up and continued. Blocking; one process at a time.
 
-DIR/lib/audit holds volumes and nothing else, called ``<UTC of its beginning>-<ordinal>.jsonl``. The ordinal
-(8 hex) puts them in order whatever the wall clock did. A volume comes into being with its header and first
+DIR/lib/audit holds volumes and nothing else, called ``<UTC of its beginning>-<ordinal>.jsonl``, with ``.zst`` behind
+it once compressed. The ordinal (8 hex) puts them in order whatever the wall clock did. A volume comes into being with its header and first
 records in one write; whatever fails in that leaves no file behind. On it goes by these rules:
 
 - Records count as written after fdatasync, all of a write or none.
@@ -10,11 +10,14 @@ records in one write; whatever fails in that leaves no file behind. On it goes b
 - A new volume continues the newest that has a whole header, from its last complete line. What is torn off
   behind that line was never acknowledged; it is set aside in DIR/lib/audit-torn, and a recovery record says
   so.
+- A volume that is not where it was any more, or has lost its end, while the daemon ran, is not continued either: the
+  next one begins anew and names it.
 - A newest volume that does not end in two lines that fit together was tampered with or rotted. It stays as
   it is, as evidence, and the next begins anew and says so: evidence must not stop the node from being
   heard.
 """
 
+import calendar
 import errno
 import re
 import time
@@ -28,8 +31,9 @@ from pki.clock import SECOND, Wall
 from pki.errors import RemoteError
 from sidecar.audit import record
 from sidecar.audit.chain import Broken, Head, Previous, VolumeCheck, seal, start, unseal
-from sidecar.audit.lines import backward, extent
+from sidecar.audit.lines import PACKED, backward, extent, is_packed
 from sidecar.audit.record import Record
+from sidecar.defaults import AUDIT_RESERVE_BYTES, AUDIT_VOLUME_BYTES
 from sidecar.disk import AppendFile, Disk, write_durably
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{8,})\.jsonl")
@@ -42,6 +46,14 @@ class Site:
     disk: Disk
     folder: Path
     node: str
+    volume_bytes: int = AUDIT_VOLUME_BYTES
+    """A volume that has grown to so much is closed, and the next begun."""
+    reserve_bytes: int = AUDIT_RESERVE_BYTES
+    """Kept outside the volumes for a full disk (:mod:`sidecar.audit.reserve`)."""
+
+    @property
+    def reserve(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}-reserve")
 
     @property
     def torn_folder(self) -> Path:
@@ -56,6 +68,7 @@ class Volume:
         self._site = site
         self._file = file
         self._size = 0
+        self._path = site.folder / name
         self.head = Head(name, -1, chain)
         """The last durable record."""
 
@@ -68,8 +81,15 @@ class Volume:
             lines.append(line)
         data = b"".join(lines)
         write_durably(self._file, data)
+        if not self._file.stands_at(self._path):  # what nobody can find is not on record
+            raise FileNotFoundError(errno.ENOENT, "the volume is gone", str(self._path))
         self._size += len(data)
         self.head = head
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time for the next one."""
+        return self._size >= self._site.volume_bytes
 
     def give_up(self) -> None:
         """Take back what was not acknowledged, as far as the disk lets us, and close."""
@@ -90,11 +110,17 @@ class Opened:
     broken: str
 
 
-def open_volume(site: Site, at: Wall, records: Sequence[Record]) -> Opened:
-    """Begin the next volume with ``records``, after putting right what the last one left. Raises OSError."""
+def open_volume(site: Site, at: Wall, records: Sequence[Record], after: Head | None = None) -> Opened:
+    """Begin the next volume with ``records``, after putting right what the last one left. Raises OSError.
+
+    ``after``: the last record that this daemon knows to be durable.
+    """
     for folder in (site.folder, site.torn_folder):
         site.disk.make_folder(folder)
     previous, repairs = _previous(site, at)
+    if after is not None and (fault := _lost(previous, after)):
+        previous = Broken(after.volume, fault)
+        repairs.append(record.finding(at, "audit_volume_broken", previous.facts()))
     name = _next_name(site, at)
     volume = Volume(site, site.disk.create(site.folder / name), name, start(previous))
     try:
@@ -110,8 +136,12 @@ def open_volume(site: Site, at: Wall, records: Sequence[Record]) -> Opened:
 
 
 def volume_names(disk: Disk, folder: Path) -> list[str]:
-    """The volumes in ``folder``, oldest first; files of no volume's name come last. Raises OSError."""
-    return sorted((name for name in disk.names(folder) if name.endswith(".jsonl")), key=_order)
+    """The volumes in ``folder``, oldest first; files of no volume's name come last. Raises OSError.
+
+    A compressed one goes by the name that it had: :mod:`sidecar.audit.lines` finds it.
+    """
+    names = {name.removesuffix(PACKED) for name in disk.names(folder)}
+    return sorted((name for name in names if name.endswith(".jsonl")), key=_order)
 
 
 def last_head(disk: Disk, path: Path) -> Head | None:
@@ -122,6 +152,25 @@ def last_head(disk: Disk, path: Path) -> Head | None:
     volume = VolumeCheck(path.name, after=unseal(lines[1]) if len(lines) == 2 else None)
     volume.feed(lines[0])
     return volume.head
+
+
+def begun(name: str) -> Wall | None:
+    """When the volume of this name was begun, by the clock that its node had; None for no volume's name."""
+    if _NAME.fullmatch(name) is None:
+        return None
+    try:
+        return Wall(calendar.timegm(time.strptime(name[:16], "%Y%m%dT%H%M%SZ")) * SECOND)
+    except ValueError:
+        return None
+
+
+def _lost(previous: Previous, after: Head) -> str:
+    """What became of the record ``after``, when the log does not end there or later any more; empty: it does."""
+    if isinstance(previous, Broken):
+        return ""
+    if previous is None or _order(previous.volume) < _order(after.volume):
+        return "it is gone"
+    return "its end is gone" if previous.volume == after.volume and previous.seq < after.seq else ""
 
 
 def _order(name: str) -> tuple[int, int, str]:
@@ -170,6 +219,8 @@ def _set_aside(site: Site, name: str) -> int:
         disk.sync_folder(site.torn_folder)
         disk.sync_folder(site.folder)
         return size.torn
+    if is_packed(disk, path):  # none of ours: the newest is not compressed
+        return 0
     if size.torn:
         _keep(disk, aside, disk.read(path, size.complete, size.torn))
     file = disk.append(path)

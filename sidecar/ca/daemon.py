@@ -20,6 +20,7 @@ from pki.errors import LocalError
 from pki.tls.context import ClientCertificate, make_context
 from sidecar import lifecycle, log, systemd
 from sidecar.audit import record
+from sidecar.audit.closed import ClosedVolumes, Keep
 from sidecar.audit.record import Record
 from sidecar.audit.volume import Site
 from sidecar.audit.writer import AuditWriter
@@ -77,7 +78,9 @@ async def run(paths: Paths) -> None:
     admin = listen_unix(paths.admin_sock, ADMIN_MODE)
     await office.member.restore(lifecycle.boot_id())
     reread = partial(reload, paths, config)
-    audit = AuditWriter(Site(disk=RealDisk(), folder=paths.audit_dir, node=config.name), clock)
+    audit = AuditWriter(_site(paths, config), clock)
+    kept = Keep(config.audit.keep, config.audit.keep_bytes)
+    closed = ClosedVolumes(audit, kept, clock, lambda: office.member.floor)
     office.record = audit.append
     rollover = RolloverDesk(office, signer, paths.authority_dir)
     async with trio.open_nursery() as nursery:
@@ -91,6 +94,7 @@ async def run(paths: Paths) -> None:
         nursery.start_soon(office.peering.run, control, _no_contacts, lifecycle.boot_id())
         nursery.start_soon(office.adopt_all)
         nursery.start_soon(office.beat)
+        nursery.start_soon(closed.run)
         _log.info("serving", ca=config.name, listen=[str(one) for one in config.listen])
         systemd.notify("READY=1")
         await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), _no_drain))
@@ -135,6 +139,11 @@ def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
         clock=office.clock,
         note=_noter(office.record, clock),
     )
+
+
+def _site(paths: Paths, config: CaConfig) -> Site:
+    kept = config.audit
+    return Site(RealDisk(), paths.audit_dir, config.name, kept.volume_bytes, kept.reserve_bytes)
 
 
 def _lifetimes(config: CaConfig) -> Lifetimes:

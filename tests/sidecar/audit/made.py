@@ -78,4 +78,5 @@ MADE: list[Record] = [
     record.recovery(AT, "torn_line_set_aside", {"bytes": 3}),
     record.start(AT, "0.1"),
     record.stop(AT, "told to"),
+    record.retention(AT, "v.jsonl", {"records": 9, "last": DIGEST, "bytes": 900, "why": "age"}),
 ]
