@@ -21,7 +21,7 @@ from sidecar.control.agent import agent_app
 from sidecar.control.unix import serve_unix
 from sidecar.disk import RealDisk
 from sidecar.gossip.journal import Journal
-from sidecar.identity import Credential, NextKey, load_bundle, save_bundle
+from sidecar.identity import BUNDLE_FILE, Credential, NextKey, load_bundle, save_bundle
 from sidecar.mcp.pinfile import PinFile
 from sidecar.net import listen_unix
 from sidecar.node import Node, Seams
@@ -74,7 +74,9 @@ def compose(paths: Paths, config: NodeConfig) -> Node:
         cgroups=cgroups,
         pins=PinFile(RealDisk(), paths.pins),
     )
-    return Node(config, Credential.load(paths.identity_dir), load_bundle(paths.identity_dir), seams)
+    node = Node(config, Credential.load(paths.identity_dir), load_bundle(paths.identity_dir), seams)
+    node.bundle_statement = (paths.identity_dir / BUNDLE_FILE).read_bytes()
+    return node
 
 
 def _session_cgroups() -> SessionCgroups | None:
@@ -145,6 +147,7 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
             node.carrier.servers,
             renewals,
             closed,
+            node.head_teller,
         ):
             nursery.start_soon(part.run)
         nursery.start_soon(CatchUp(node.member, lambda: node.certificates.ca, node.is_fresh).run)

@@ -21,8 +21,9 @@ import zstandard
 from pki.clock import Clock, Wall
 from pki.errors import LocalError, RemoteError
 from sidecar.audit.lines import is_packed, packed_path
+from sidecar.audit.names import begun
 from sidecar.audit.record import Facts, Record, retention
-from sidecar.audit.volume import Site, begun, last_head, volume_names
+from sidecar.audit.volume import Site, last_head, volume_names
 from sidecar.audit.writer import Offload, thread_of_its_own
 from sidecar.disk import AppendFile
 

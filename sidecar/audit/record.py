@@ -61,6 +61,8 @@ class Kind(StrEnum):
     START = "start"
     STOP = "stop"
     RETENTION = "retention"
+    CHECKPOINT = "checkpoint"
+    WITNESS = "witness"
 
 
 class Role(StrEnum):

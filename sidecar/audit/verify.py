@@ -7,7 +7,6 @@ else is asked.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Protocol
@@ -16,50 +15,15 @@ from pki.errors import LocalError, RemoteError
 from sidecar.audit.chain import Broken, Head, Previous, Sealed, VolumeCheck, previous_of
 from sidecar.audit.lines import extent, forward
 from sidecar.audit.record import Kind, Value
+from sidecar.audit.report import BadRecord, Report
 from sidecar.audit.volume import volume_names
 from sidecar.disk import Disk, RealDisk
-
-
-@dataclass(frozen=True, slots=True)
-class BadRecord:
-    """The first record that is not what was written; ``line`` counts from 1, the header."""
-
-    volume: str
-    line: int
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.volume}: line {self.line} {self.what}"
-
-
-@dataclass(slots=True)
-class Report:
-    """What a log shows. Everything before ``first_bad`` is right."""
-
-    volumes: int = 0
-    records: int = 0
-    """Those that are right."""
-    first_bad: BadRecord | None = None
-    head: Head | None = None
-    """The last record that is right."""
-    torn: int = 0
-    """Bytes after the last line of the newest volume: a write that was under way or cut short. No fault."""
-    gaps: list[str] = field(default_factory=list)
-    """What the folder does not hold and need not: volumes expire. No fault."""
-
-    @property
-    def provable(self) -> str:
-        """How much is shown, in words."""
-        if self.head is None:
-            return "nothing is shown: there is no record that is right"
-        shown = f"complete up to {self.head.volume} record {self.head.seq}, chain {self.head.chain.hex()}"
-        return f"{shown}; a cut-off tail needs witnesses: only a later head kept elsewhere would show it"
 
 
 class Observer(Protocol):
     """Asks more of a log than that its chain holds."""
 
-    def take(self, sealed: Sealed, head: Head) -> str:
+    def take(self, sealed: Sealed, head: Head, report: Report) -> str:
         """The next record that is right so far, and its place; what is wrong with it all the same, or empty."""
 
     def end(self, report: Report) -> BadRecord | None:
@@ -112,7 +76,7 @@ def judge(
                 raise RemoteError(what)
             assert volume.head is not None  # noqa: S101 - it was fed
             for one in observers:
-                if what := one.take(sealed, volume.head):
+                if what := one.take(sealed, volume.head, report):
                     raise RemoteError(what)
             report.records += 1
             report.head = volume.head
@@ -139,7 +103,7 @@ class _Removals:
         self._began: Head | None = None
         self._removed: dict[str, tuple[Value, Value]] = {}
 
-    def take(self, sealed: Sealed, head: Head) -> str:
+    def take(self, sealed: Sealed, head: Head, _: Report) -> str:
         if self._began is None:
             self._began, self._first = head, previous_of(sealed)
         if sealed.body.get("kind") == Kind.RETENTION:

@@ -11,6 +11,7 @@
 - On a full disk the reserve is given up for what stops and what is refused (:mod:`sidecar.audit.reserve`). `commit`
   fails at once and the other records wait, until there is room for the reserve again.
 - A volume that has grown to its size is closed, and the next one begun.
+- A checkpoint stands behind each volume's first records, then every so many and so long, and at the end.
 - A disk that hangs is a disk that fails: `available` turns false after STALL, `commit` gives up after
   COMMIT_TIMEOUT. Only then the record may come to stand in the log although its `commit` failed.
 - Refusals given to `append` are folded (:mod:`sidecar.audit.folding`), so that nobody can forget to.
@@ -26,6 +27,7 @@ from pki.clock import SECOND, Clock
 from pki.errors import LocalError
 from sidecar.audit import reserve
 from sidecar.audit.chain import Head
+from sidecar.audit.checkpoint import EVERY_SECONDS, Note, Pen, Signatory
 from sidecar.audit.folding import FOLDED, FoldedRefusals
 from sidecar.audit.record import ENVELOPE_BYTES, Record, finding, recovery
 from sidecar.audit.volume import Site, Volume, open_volume
@@ -64,12 +66,17 @@ class AuditWriter:
         """Why the log cannot be written now; empty if it can."""
         self.broken = ""
         """Why the volume of an earlier start could not be continued; empty if it could."""
+        self.signatory: Callable[[], Signatory | None] = lambda: None
+        """Who signs the log now; None: nobody, and it carries no checkpoints."""
+        self.note: Note | None = None
+        """The newest durable checkpoint."""
         self.site = site
         self._clock = clock
         self._offload = offload or thread_of_its_own()
         self._volume: Volume | None = None
         self._low = False
         """The disk is full: only what is urgent is written."""
+        self._sign_by = math.inf  # trio time of the next checkpoint
         self._look_again = math.inf  # trio time of the next look for room
         self._folded = FoldedRefusals()
         self._group = _Group()
@@ -155,7 +162,7 @@ class AuditWriter:
             self._wake = trio.Event()
 
     def _next_write(self) -> float:
-        return min(max(self._due, self._not_before), self._look_again)
+        return min(max(min(self._due, self._sign_by), self._not_before), self._look_again)
 
     async def _write(self) -> None:
         """Write the gathered group, in a new volume if there is none."""
@@ -167,7 +174,8 @@ class AuditWriter:
             return
         group, self._group = self._take_group()
         self._due = self._next_window()
-        if self._volume is not None and not group.records and not self._failure:
+        is_idle = self._volume is not None and not group.records and not self._failure
+        if is_idle and not self._is_to_sign():
             return
         lost = self.lost
         self._busy_since = trio.current_time()
@@ -180,23 +188,37 @@ class AuditWriter:
             self._pause = 0.0
             self._failure = ""
             self.trouble = self.trouble if self._low else ""
+            self._schedule_checkpoint()
             group.settle(durable=True)
         finally:
             self._busy_since = math.inf
             group.settled.set()  # cancelled: not durable
 
     async def _put(self, volume: Volume | None, records: Sequence[Record]) -> None:
-        at = self._clock.wall()
+        at, signatory = self._clock.wall(), self.signatory()
+        must = volume is None or volume.is_full or self._closing or self._is_to_sign()
+        pen = None if signatory is None else Pen(signatory, at, must)
         if volume is not None and volume.is_full:
             volume.close()
             volume = self._volume = None
         if volume is None:
-            opened = await self._offload(lambda: open_volume(self.site, at, records, self.head))
+            opened = await self._offload(lambda: open_volume(self.site, at, records, self.head, pen))
             volume = self._volume = opened.volume
             self.broken = self.broken or opened.broken
         else:
-            await self._offload(lambda: volume.append(records))
+            await self._offload(lambda: volume.append(records, pen))
         self.head = volume.head
+        self.note = volume.note or self.note
+
+    def _is_to_sign(self) -> bool:
+        return trio.current_time() >= self._sign_by or (self._closing and self._sign_by < math.inf)
+
+    def _schedule_checkpoint(self) -> None:
+        unsigned = self._volume.unsigned if self._volume is not None and self.signatory() is not None else 0
+        if not unsigned:
+            self._sign_by = math.inf
+        elif self._sign_by == math.inf or trio.current_time() >= self._sign_by:
+            self._sign_by = trio.current_time() + EVERY_SECONDS
 
     def _notes(self) -> list[Record]:
         """What the log has to say about itself first."""

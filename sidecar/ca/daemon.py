@@ -20,6 +20,7 @@ from pki.errors import LocalError
 from pki.tls.context import ClientCertificate, make_context
 from sidecar import lifecycle, log, systemd
 from sidecar.audit import record
+from sidecar.audit.checkpoint import Signatory
 from sidecar.audit.closed import ClosedVolumes, Keep
 from sidecar.audit.record import Record
 from sidecar.audit.volume import Site
@@ -32,6 +33,7 @@ from sidecar.ca.rollover import RolloverDesk
 from sidecar.config import CaConfig, load_ca_config
 from sidecar.control.unix import serve_unix
 from sidecar.disk import RealDisk
+from sidecar.gossip.editions import bundle_statement
 from sidecar.gossip.journal import Journal
 from sidecar.gossip.links import Contact
 from sidecar.gossip.member import Member
@@ -83,6 +85,8 @@ async def run(paths: Paths) -> None:
     closed = ClosedVolumes(audit, kept, clock, lambda: office.member.floor)
     office.record = audit.append
     rollover = RolloverDesk(office, signer, paths.authority_dir)
+    office.volume = lambda: audit.head.volume if audit.head else ""
+    audit.signatory = lambda: _signatory(authority, office)
     async with trio.open_nursery() as nursery:
         await nursery.start(audit.run)
         audit.append(record.start(clock.wall(), VERSION, {"role": "ca"}))
@@ -139,6 +143,13 @@ def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
         clock=office.clock,
         note=_noter(office.record, clock),
     )
+
+
+def _signatory(authority: Authority, office: Office) -> Signatory:
+    """Who signs the CA's own log: the key that it presents."""
+    member = office.member
+    bundle = bundle_statement(member.store, member.bundle.digest) or authority.bundle_statement.raw
+    return Signatory(authority.id, (authority.tls.certificate,), authority.tls.key, bundle)
 
 
 def _site(paths: Paths, config: CaConfig) -> Site:

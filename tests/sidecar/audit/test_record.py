@@ -289,4 +289,6 @@ def test_the_list_of_kinds_is_closed() -> None:
         "start",
         "stop",
         "retention",
+        "checkpoint",
+        "witness",
     ]

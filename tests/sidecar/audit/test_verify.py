@@ -10,7 +10,8 @@ from sidecar.audit.chain import GENESIS, Head, seal, unseal
 from sidecar.audit.closed import compress
 from sidecar.audit.lines import packed_path
 from sidecar.audit.record import Facts, retention
-from sidecar.audit.verify import BadRecord, Report, judge, verify_folder
+from sidecar.audit.report import BadRecord, Report
+from sidecar.audit.verify import judge, verify_folder
 from sidecar.audit.volume import Site, last_head, open_volume
 from sidecar.disk import RealDisk
 from tests.auditlog import FOLDER, NOON, note, site, write_log

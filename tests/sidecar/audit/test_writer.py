@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from pki.clock import Boot, Wall
 from sidecar.audit import record, writer
+from sidecar.audit.proven import Signed
 from sidecar.audit.record import Caller, Record, Role, Ruling, Subject
 from sidecar.audit.verify import verify_folder
 from sidecar.audit.volume import Site, volume_names
 from sidecar.audit.writer import COMMIT_TIMEOUT, LINGER, STALL, AuditUnavailableError, AuditWriter
 from sidecar.disk import RealDisk
 from sidecar.reasons import Reason
-from tests.auditlog import FOLDER, NOON, note, site, write_log
+from tests.auditlog import FOLDER, NOON, Keeper, note, site, write_log
 from tests.faultdisk import FaultDisk
 
 T = TypeVar("T")
@@ -475,6 +476,70 @@ async def test_a_log_that_ends_on_a_full_disk_counts_what_it_could_not_write(
             disk.room += room
             await one.writer.close()
             assert one.writer.lost == lost
+
+
+KEEPER = Keeper()
+
+
+def checkpoints(disk: FaultDisk) -> list[int]:
+    """How many records each stands behind."""
+    return [body["count"] for body in bodies(disk) if body["kind"] == "checkpoint"]
+
+
+@asynccontextmanager
+async def signing(disk: FaultDisk) -> AsyncIterator[Running]:
+    """A writer whose log is signed."""
+    async with trio.open_nursery() as nursery:
+        one = Running(disk)
+        one.writer.signatory = lambda: KEEPER.signatory
+        await nursery.start(one.writer.run)
+        yield one
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_checkpoint_stands_behind_the_first_records_and_then_every_ten_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Ten seconds after the first record without one; an idle log is left alone."""
+    disk = FaultDisk()
+    async with signing(disk) as one:
+        assert checkpoints(disk.crash()) == [1]
+        await trio.sleep(100)
+        assert len(one.worker.begun) == 1
+        for number in range(3):
+            await one.writer.commit(note(number))
+            await trio.sleep(3)
+        assert checkpoints(disk.crash()) == [1]
+        await trio.sleep(2)
+        assert checkpoints(disk.crash()) == [1, 5]
+        assert one.writer.note is not None
+        assert one.writer.note.count == 5
+        await trio.sleep(100)
+        await one.writer.close()
+    assert checkpoints(disk) == [1, 5]
+
+
+async def test_a_checkpoint_stands_behind_every_thousand_records(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """However many are written at once."""
+    disk = FaultDisk()
+    async with signing(disk) as one:
+        for number in range(2_500):
+            one.writer.append(note(number))
+        await trio.sleep(1)
+        assert checkpoints(disk.crash()) == [1, 1_002, 2_003]
+
+
+async def test_a_log_that_ends_is_signed_to_its_end() -> None:
+    """Also what is written last of all."""
+    disk = FaultDisk()
+    async with signing(disk) as one:
+        one.writer.append(note(1))
+        await one.writer.close()
+    assert [body["kind"] for body in bodies(disk)] == ["volume", "checkpoint", "finding", "checkpoint"]
+    report = verify_folder(FOLDER, disk, [Signed(KEEPER.ca.bundle)])
+    assert (report.first_bad, report.checkpoints) == (None, 2)
 
 
 async def test_a_start_over_a_damaged_log_says_so() -> None:
