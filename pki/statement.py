@@ -31,6 +31,9 @@ from pki.spki import Key, PublicKey
 
 MAX_STATEMENT_BYTES = 65_536
 
+CUTOFF_KINDS = frozenset({"agent", "node", "operator", "session", "id"})
+"""Names that have one certificate after the other."""
+
 
 class Target(Wire, frozen=True):
     """What a lock or revocation stops: ``all``, or a kind and a name, a session's id, a serial in hex.
@@ -128,6 +131,8 @@ class Demand(Wire, frozen=True):
     action: Literal["unlock", "unrevoke"]
     ids: Ids
     message: Text = ""
+    mistake: bool = False
+    """Of an unrevoke: lift it whole, and leave no cutoff."""
 
 
 class Lift(Wire, frozen=True):
@@ -135,6 +140,16 @@ class Lift(Wire, frozen=True):
 
     ids: Ids
     demand: bytes = b""
+    before: Sequence = 0
+    """Of an unrevoke: certificates of those names that were issued before this instant stay revoked; 0: none."""
+
+
+class Cutoff(Wire, frozen=True):
+    """Certificates of ``target`` that were issued before ``before`` (wall, us) are revoked."""
+
+    target: Target
+    before: Sequence
+    message: Text = ""
 
 
 class Heartbeat(Wire, frozen=True):
@@ -174,16 +189,6 @@ class RolloverAck(Wire, frozen=True):
     sequence: Sequence
     digest: Sha256Hex
     issuer: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2,64}\Z")]
-
-
-class AuditHead(Wire, frozen=True):
-    """How far a node's audit log went at ``at``: a signed note (:mod:`sidecar.audit.checkpoint`). The newest counts."""
-
-    volume: Text
-    count: Sequence
-    head: Sha256Hex
-    at: Sequence
-    signature: Annotated[bytes, msgspec.Meta(max_length=128)]
 
 
 class Signer(StrEnum):
@@ -236,11 +241,11 @@ KINDS: dict[str, Kind] = dict(
         ),
         _kind("demand", Signer.RESPONDER, Signer.ADMIN, body=Demand),
         _kind("receipt", Signer.NODE, body=Receipt),
-        _kind("cutoff", Signer.CA),
+        _kind("cutoff", Signer.CA, body=Cutoff, restriction=True, acknowledged=True),
         _kind("lease", Signer.CA, body=Lease),
         _kind("approval", Signer.APPROVER, body=Answer),
         _kind("refusal", Signer.CA, Signer.APPROVER, body=Answer, restriction=True, acknowledged=True),
-        _kind("audit-head", Signer.NODE, body=AuditHead),
+        _kind("audit-head", Signer.NODE),
         _kind("rollover-ack", Signer.NODE, body=RolloverAck),
         _kind("finding", Signer.NODE),
         _kind("request", Signer.SESSION, body=EscalationRequest),
@@ -345,10 +350,12 @@ def _prefix(kind: str) -> bytes:
 
 
 def _check_target(body: Wire) -> None:
-    if not isinstance(body, Lock | Revocation):
+    if not isinstance(body, Lock | Revocation | Cutoff):
         return
     kind, value = body.target.kind, body.target.value
-    if kind == "all":
+    if isinstance(body, Cutoff) and kind not in CUTOFF_KINDS:
+        good = False
+    elif kind == "all":
         good = value == "" and isinstance(body, Lock)
     elif kind == "session":
         good = is_id(value)

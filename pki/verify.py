@@ -40,6 +40,7 @@ from pki.errors import RemoteError
 from pki.profile import Mismatch, Rule, check_issuer, check_leaf, check_root
 from pki.spiffe import IdKind, SpiffeId
 from pki.spki import PublicKey, spki_sha256
+from pki.svid import BACKDATE
 
 __all__ = ["Identity", "Mismatch", "Rejected", "Rule", "verify"]
 
@@ -63,6 +64,11 @@ class Identity:
     public_key: PublicKey = field(compare=False, repr=False)
     on_behalf_of: str = ""
     """The user whom a session runs for, by the CA's word; empty: nobody's."""
+
+    @property
+    def issued(self) -> Wall:
+        """When the CA issued it: certificates begin BACKDATE before that."""
+        return Wall(self.not_before + BACKDATE)
 
     @property
     def serials(self) -> tuple[str, ...]:

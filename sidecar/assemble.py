@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from pki.clock import Wall
-from pki.statement import Lock, Member, Node, Revocation
+from pki.statement import Cutoff, Lock, Member, Node, Revocation
 from sidecar.gossip.store import Entry
 from sidecar.snapshot import (
     LockInForce,
@@ -35,7 +35,7 @@ def roster(members: Iterable[Member]) -> Roster:
     return Roster(nodes, operators)
 
 
-def restrictions(entries: Iterable[Entry]) -> Restrictions:
+def restrictions(entries: Iterable[Entry], cutoffs: Iterable[tuple[Entry, Wall]] = ()) -> Restrictions:
     """The restrictions in force as values that a decision looks up."""
     locks: list[LockInForce] = []
     revocations: list[RevocationInForce] = []
@@ -45,8 +45,12 @@ def restrictions(entries: Iterable[Entry]) -> Restrictions:
             locks.append(LockInForce(name, _at(body), Wall(entry.ends), entry.author, body.message))
         elif isinstance(body, Revocation):  # pragma: no branch - the store yields these two
             revocations.append(RevocationInForce(name, _at(body), entry.author))
+    for entry, before in cutoffs:
+        cut = entry.statement.body
+        if isinstance(cut, Revocation | Cutoff):  # pragma: no branch - the store yields these two
+            revocations.append(RevocationInForce(entry.statement.id, _at(cut), entry.author, before))
     return Restrictions(locks, revocations)
 
 
-def _at(body: Lock | Revocation) -> Target:
+def _at(body: Lock | Revocation | Cutoff) -> Target:
     return Target(body.target.kind, body.target.value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
+from pki.clock import Wall
 from pki.errors import LocalError, LockgateError, RefusedError
 from pki.fields import Wire
 from pki.spiffe import IdKind, SpiffeId
@@ -132,18 +133,22 @@ class Peering:
         self.refusals.note("limit", "no descriptors left, accepting pauses")
 
 
-def is_member(who: SpiffeId, serials: tuple[str, ...], snapshot: Snapshot) -> bool:
+def is_member(
+    who: SpiffeId, serials: tuple[str, ...], snapshot: Snapshot, issued: Wall | None = None
+) -> bool:
     """Whether a peer may be one here: a node of the roster that is not revoked, or the CA."""
     if who.kind is IdKind.CA:
         return True
     if who.kind is not IdKind.NODE or who.name not in snapshot.roster.nodes:
         return False
-    return snapshot.restrictions.revocation_of(Facts(nodes=(who.name,), serials=serials)) is None
+    return (
+        snapshot.restrictions.revocation_of(Facts(nodes=(who.name,), serials=serials, issued=issued)) is None
+    )
 
 
 def is_member_identity(identity: Identity, snapshot: Snapshot) -> bool:
     """The same for a presented certificate, whose lineage may be revoked too."""
-    return is_member(identity.id, (identity.lineage, identity.serial), snapshot)
+    return is_member(identity.id, (identity.lineage, identity.serial), snapshot, identity.issued)
 
 
 def contacts_of(own: SpiffeId, snapshot: Snapshot) -> Iterable[Contact]:

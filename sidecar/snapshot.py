@@ -63,9 +63,12 @@ class LockInForce:
 
 @dataclass(frozen=True, slots=True)
 class RevocationInForce:
+    """``before`` None: all certificates of the target; else a cutoff: those issued before then."""
+
     id: str
     target: Target
     by: str
+    before: Wall | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,16 @@ class Facts:
     segment: str = ""
     operator: str = ""
     serials: tuple[str, ...] = ()
+    issued: Wall | None = None
+    """When the certificate of ``id``, ``operator`` or the first node was issued; None: it does not matter yet."""
+
+    def dated(self) -> Iterator[Target]:
+        """The targets that mean the certificate which was issued at ``issued``."""
+        node = self.nodes[0] if self.nodes else ""
+        named = {"agent": self.agent, "session": self.session, "id": self.id, "node": node}
+        for kind, value in (named | {"operator": self.operator}).items():
+            if value:
+                yield Target(kind, value)
 
     def targets(self) -> Iterator[Target]:
         """Every target that hits these facts."""
@@ -105,7 +118,7 @@ class Facts:
 class Restrictions:
     """The locks and revocations in force. Immutable; a look-up costs the same whatever their number."""
 
-    __slots__ = ("_longest", "_revoked", "locks", "revocations")
+    __slots__ = ("_cutoffs", "_longest", "_revoked", "locks", "revocations")
 
     def __init__(
         self, locks: Iterable[LockInForce] = (), revocations: Iterable[RevocationInForce] = ()
@@ -116,8 +129,13 @@ class Restrictions:
         for lock in sorted(self.locks, key=_longest_first):
             self._longest.setdefault(lock.target, lock)
         self._revoked: dict[Target, RevocationInForce] = {}
+        self._cutoffs: dict[Target, RevocationInForce] = {}
         for revocation in self.revocations:
-            self._revoked.setdefault(revocation.target, revocation)
+            if revocation.before is None:
+                self._revoked.setdefault(revocation.target, revocation)
+        for cutoff in sorted(self.revocations, key=_latest_first):
+            if cutoff.before is not None:
+                self._cutoffs.setdefault(cutoff.target, cutoff)
 
     def lock_on(self, facts: Facts) -> LockInForce | None:
         """The lock on ``facts`` that lasts longest; whether it still holds is for the floor to say."""
@@ -130,7 +148,15 @@ class Restrictions:
         if not self.revocations:
             return None
         hits = [found for target in facts.targets() if (found := self._revoked.get(target))]
+        if self._cutoffs and facts.issued is not None:
+            hits += self._cut_off(facts, facts.issued)
         return min(hits, key=lambda revocation: revocation.id, default=None)
+
+    def _cut_off(self, facts: Facts, issued: Wall) -> Iterator[RevocationInForce]:
+        for target in facts.dated():
+            found = self._cutoffs.get(target)
+            if found is not None and found.before is not None and issued < found.before:
+                yield found
 
     def is_locked(self, kind: str, value: str, floor: Wall) -> bool:
         """Whether exactly this target is locked at ``floor``."""
@@ -140,6 +166,10 @@ class Restrictions:
     def revokes(self, kind: str, value: str) -> bool:
         """Whether exactly this target is revoked."""
         return Target(kind, value) in self._revoked
+
+
+def _latest_first(revocation: RevocationInForce) -> tuple[int, str]:
+    return -(revocation.before or 0), revocation.id
 
 
 def _longest_first(lock: LockInForce) -> tuple[int, str]:
@@ -269,7 +299,9 @@ def digest_of(
         "locks": [
             [lock.id, str(lock.target), lock.until, lock.by, lock.message] for lock in restrictions.locks
         ],
-        "revocations": [[found.id, str(found.target), found.by] for found in restrictions.revocations],
+        "revocations": [
+            [found.id, str(found.target), found.by, found.before] for found in restrictions.revocations
+        ],
         "leases": [
             [lease.id, lease.session, lease.rule, sorted(lease.services), lease.operations, lease.until]
             for lease in leases.all

@@ -13,7 +13,7 @@ from pki.statement import KINDS, MAX_STATEMENT_BYTES
 from pki.token import MAX_TOKEN_CHARS
 from sidecar import defaults, objects, wire
 from sidecar.audit.record import MAX_RECORD_BYTES, Kind
-from sidecar.gossip import flood, store, texts
+from sidecar.gossip import flood, quota, texts
 from sidecar.proxy import proof
 from sidecar.reasons import Reason
 from sidecar.session import narrowing
@@ -146,7 +146,7 @@ def test_features_are_those_of_the_code() -> None:
         ("Control links", f"after {flood.ASKED_TICKS} seconds"),
         ("Kinds", f"at most {objects.MAX_OBJECT_BYTES} bytes"),
         ("Kinds", f"at most {defaults.OPERATOR_LIVE_STATEMENTS} live statements"),
-        ("Kinds", f"{store.MEMBER_LIVE_STATEMENTS} of each kind"),
+        ("Kinds", f"{quota.MEMBER_LIVE_STATEMENTS} of each kind"),
         ("PROVE", f'"{proof.PREFIX.decode()[:-1]}\\0"'),
         ("PROVE", f'"{proof.EXPORTER_LABEL.decode()}"'),
         ("PROVE", f"at most {defaults.CONNECTION_PROOFS} proofs"),

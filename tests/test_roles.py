@@ -130,6 +130,25 @@ def revoke_admin(court: Court, role: str) -> Done:
     return stop(court, role, "revoke", f"operator:{ADMIN}")
 
 
+def unrevoke(court: Court, role: str) -> Done:
+    """Of a name that nobody has: it is free again, with a cutoff."""
+    return free(court, role, f"node:spare-{next(court.ids)}")
+
+
+def unrevoke_mistake(court: Court, role: str) -> Done:
+    return free(court, role, f"session:{court.fresh()}", "--mistake")
+
+
+def free(court: Court, role: str, target: str, *options: str) -> Done:
+    """It is revoked no more if, and only if, the command says so."""
+    revoked = court.run("bob", "revoke", target, "--json")
+    assert revoked.code == Exit.YES, revoked
+    done = court.run(f"role-{role}", "unrevoke", revoked.json["id"], *options)
+    whole = {one["id"] for one in court.status()["revocations"] if "before" not in one}
+    assert (revoked.json["id"] not in whole) == (done.code == Exit.YES)
+    return done
+
+
 def stop(court: Court, role: str, verb: str, target: str) -> Done:
     """It is in force if, and only if, the command says so."""
     done = court.run(f"role-{role}", verb, target)
@@ -189,6 +208,8 @@ TRIALS: dict[str, Callable[[Court, str], Done]] = {
     "`unlock` of one's own `lock all`": unlock_own_all,
     "`revoke`": revoke,
     "`revoke` of an admin": revoke_admin,
+    "`unrevoke`": unrevoke,
+    "`unrevoke --mistake`": unrevoke_mistake,
     "`operator renew`": operator_renew,
     "`token create`": token_create,
     "`status`": status,

@@ -350,6 +350,30 @@ def test_a_revoked_session_is_dead_on_both_nodes_with_the_ca_away(mesh: Story) -
         assert record["rule"] == name
 
 
+def test_an_unrevoked_agent_comes_back_with_new_certificates_only(mesh: Story) -> None:
+    """Revoked: nothing passes, no session starts. Unrevoked: the old session stays dead, a new one reaches the tool."""
+    with mesh.streams(1) as live:
+        revoked = mesh.cli("revoke", "agent:researcher", "--json", operator="alice")
+        assert revoked.code == 0, revoked
+        assert how_it_ends(live[0]) == "reset"
+    name = revoked.json["id"]
+    until(lambda: name in mesh.cli("revoke", "ls", member="ca").out, "the CA to hear of it")
+    refused = mesh.cli("session", "start", "--agent", "researcher")
+    assert refused.code == 1, refused
+    lifted = mesh.cli("unrevoke", name, "--json", operator="bob")
+    assert lifted.code == 0, lifted
+    assert knock(mesh.echo) == "reset"
+    record = mesh.record("agents-1", kind="denied", reason="revoked", rule=name)
+    assert record["session"] == mesh.session
+    mesh.start_session()
+    assert mesh.is_open()
+    [left] = [one for one in mesh.status("tools-1")["revocations"] if one["id"] == name]
+    assert left["before"] > 0
+    for node in NODES:
+        whats = [one["what"] for one in mesh.records(node, kind="revocation", statement=name)]
+        assert whats == ["applied", "lifted"]
+
+
 # -- evidence
 
 

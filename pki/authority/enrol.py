@@ -28,6 +28,7 @@ from pki.clock import DAY, Wall
 from pki.errors import LocalError
 from pki.spiffe import IdKind, SpiffeId, is_name
 from pki.spki import PublicKey, spki_sha256
+from pki.svid import BACKDATE
 from pki.token import SECRET_BYTES, Token
 
 MAX_TTL = 7 * DAY
@@ -85,7 +86,8 @@ class Enrolment:
         if answer is None:
             return ()
         chain = tuple(codec.decode(answer, _Answer, limit=MAX_ANSWER_BYTES, what="kept answer"))
-        self.issuer.refuse_banned(member, f"{lineage_of(read(chain[0])):x}")
+        leaf = read(chain[0])
+        self.issuer.refuse_banned(member, f"{lineage_of(leaf):x}", Wall(leaf.not_before + BACKDATE))
         return chain
 
     def _answer(self, member: SpiffeId, secret: bytes, key: PublicKey, at: Wall) -> Chain:

@@ -77,5 +77,6 @@ class Issued:
     id: str
     lineage: str
     not_after: Wall
+    issued: Wall
     issuer: str = ""
     serial: str = ""

@@ -87,7 +87,7 @@ class Issuer:
         if holder.id.kind is not IdKind.NODE:
             what = f"renewal: {holder.id} is not a node; run: lockgate join with a new token"
             raise RefusalError(Refusal.NOT_ALLOWED, what)
-        self.refuse_banned(holder.id, holder.lineage)
+        self.refuse_banned(holder.id, holder.lineage, holder.issued)
         followed = self.register.renewal_of(holder.serial)
         if followed is not None:
             return self._again(_Second(holder.id, holder.serial, key, at), followed)
@@ -102,7 +102,7 @@ class Issuer:
         if spki_sha256(key) != holder.spki_sha256:
             what = f"renewal: {holder.id} keeps its key, since the roster names it"
             raise RefusalError(Refusal.NOT_ALLOWED, f"{what}; for another key, join with a new token")
-        self.refuse_banned(holder.id, holder.lineage)
+        self.refuse_banned(holder.id, holder.lineage, holder.issued)
         ends = self._end_of_line(holder)
         if holder.not_after >= ends or at >= ends:
             what = f"renewal: one token carries {holder.id} for 7 days, and they are used up"
@@ -140,17 +140,20 @@ class Issuer:
         self._spend(wanted.user, at)
         return self._issue(_shortened(plan, at, wanted.longest), basis)
 
-    def refuse_banned(self, identity: SpiffeId, lineage: str = "") -> None:
-        """Raise RefusalError for an identity, or a line of certificates, that was revoked."""
+    def refuse_banned(self, identity: SpiffeId, lineage: str = "", issued: Wall | None = None) -> None:
+        """Raise RefusalError for an identity, a line of certificates, or one issued then, that was revoked."""
         if self.register.is_banned(identity, lineage):
             raise RefusalError(Refusal.BANNED, f"{identity}: revoked, which is for good; use another name")
+        if issued is not None and self.register.is_banned(identity, lineage, issued):
+            what = f"{identity}: its certificates of before are revoked; join with a new token, or start anew"
+            raise RefusalError(Refusal.BANNED, what)
 
     def _renew_session(self, wanted: WantedSession, at: Wall, basis: str) -> Chain:
         before = self.register.issuance_of(wanted.renews)
         if before is None or before.id != str(wanted.id):
             what = f"renewal: certificate {wanted.renews} is not of this session, or of another node's"
             raise RefusalError(Refusal.SESSION_TAKEN, what)
-        self.refuse_banned(wanted.id, before.lineage)
+        self.refuse_banned(wanted.id, before.lineage, before.issued)
         followed = self.register.renewal_of(wanted.renews)
         if followed is not None:
             return self._again(_Second(wanted.id, wanted.renews, wanted.key, at), followed)

@@ -15,18 +15,20 @@ Rules:
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
-from pki.authority import schema
+from pki.authority import bans, schema
+from pki.authority.bans import Cutoff
 from pki.authority.entries import Invitation, Issuance, Issued, PolicyVersion, Proposal, Spending
 from pki.authority.export import Revoked
 from pki.clock import Wall
 from pki.errors import LocalError
 from pki.spiffe import IdKind, SpiffeId
 from pki.statement import Target
+from pki.svid import BACKDATE
 
 BUSY_SECONDS = 10.0
 
@@ -157,9 +159,9 @@ class Register:
     def issuance_of(self, serial: str) -> Issued | None:
         """What is known of a certificate; None for one that was not issued here."""
         with self._transaction("DEFERRED") as db:
-            query = "SELECT spiffe_id, lineage, not_after FROM certificates WHERE serial = ?"
+            query = "SELECT spiffe_id, lineage, not_after, not_before FROM certificates WHERE serial = ?"
             row = db.execute(query, (serial,)).fetchone()
-        return None if row is None else Issued(row[0], row[1], Wall(row[2]))
+        return None if row is None else Issued(row[0], row[1], Wall(row[2]), Wall(row[3] + BACKDATE))
 
     def claim_session(self, session: SpiffeId, lineage: str, on_behalf_of: str = "") -> str | None:
         """The lineage of a session, ``lineage`` if it is new; None when its id belongs to another session.
@@ -193,15 +195,17 @@ class Register:
     def ban(self, target: Target, statement: str, at: Wall) -> None:
         """Keep for good that ``target`` was revoked by the statement of this id. Again is nothing."""
         with self._transaction() as db:
-            value = target.value
-            if target.kind == "serial":
-                # One certificate is revoked with all its renewals, past and to come.
-                value = f"{int(value, 16):x}"
-                row = db.execute("SELECT lineage FROM certificates WHERE serial = ?", (value,)).fetchone()
-                value = row[0] if row else value
-            db.execute(
-                "INSERT OR IGNORE INTO bans VALUES (?, ?, ?, ?, NULL)", (statement, target.kind, value, at)
-            )
+            bans.ban(db, target, statement, at)
+
+    def cut_off(self, cutoff: Cutoff) -> None:
+        """Keep for good that certificates issued before an instant are revoked. Again is nothing."""
+        with self._transaction() as db:
+            bans.cut_off(db, cutoff)
+
+    def lift_bans(self, statements: Iterable[str], before: int, at: Wall) -> None:
+        """What these statements revoked may be issued for again; what was issued before ``before`` stays refused."""
+        with self._transaction() as db:
+            bans.lift(db, statements, before, at)
 
     def line_of(self, serial: str) -> str | None:
         """The first serial of the line that a certificate belongs to; None for one that was not issued here."""
@@ -211,36 +215,35 @@ class Register:
 
     def revoked(self, issuer: str, now: Wall) -> list[Revoked]:
         """The certificates of one issuer (hex of its key identifier) that were revoked before their end."""
-        query = "SELECT serial, spiffe_id, lineage FROM certificates WHERE not_after > ? AND issuer = ?"
+        query = "SELECT serial, spiffe_id, lineage, not_before FROM certificates WHERE not_after > ? AND issuer = ?"
         with self._transaction("DEFERRED") as db:
             held = db.execute(query, (now, issuer)).fetchall()
             found = [
-                (serial, self._banned_since(db, SpiffeId.parse(name), line)) for serial, name, line in held
+                (serial, bans.banned_since(db, SpiffeId.parse(name), line, begin + BACKDATE))
+                for serial, name, line, begin in held
             ]
         return [Revoked(serial, since) for serial, since in found if since is not None]
 
     def holders(self, now: Wall) -> list[Issued]:
         """The newest certificate of everybody who holds one that counts at ``now``, but for the revoked."""
-        query = """SELECT spiffe_id, lineage, not_after, issuer, serial FROM certificates
+        query = """SELECT spiffe_id, lineage, not_after, not_before, issuer, serial FROM certificates
             WHERE not_after > ? ORDER BY not_before, rowid"""
         with self._transaction("DEFERRED") as db:
             newest = {row[0]: row for row in db.execute(query, (now,))}
-            found = [Issued(name, line, Wall(end), *rest) for name, line, end, *rest in newest.values()]
+            found = [
+                Issued(name, line, Wall(end), Wall(begin + BACKDATE), *rest)
+                for name, line, end, begin, *rest in newest.values()
+            ]
             return [
-                one for one in found if self._banned_since(db, SpiffeId.parse(one.id), one.lineage) is None
+                one
+                for one in found
+                if bans.banned_since(db, SpiffeId.parse(one.id), one.lineage, one.issued) is None
             ]
 
-    @staticmethod
-    def _banned_since(db: sqlite3.Connection, identity: SpiffeId, lineage: str) -> Wall | None:
-        query = "SELECT min(at) FROM bans WHERE kind = ? AND value = ? AND lifted IS NULL"
-        names = [*_names(identity), ("serial", lineage)]
-        since = [at for name in names for (at,) in db.execute(query, name) if at is not None]
-        return Wall(min(since)) if since else None
-
-    def is_banned(self, identity: SpiffeId, lineage: str = "") -> bool:
-        """Whether anything that stands for this identity, or its lineage of certificates, was revoked."""
+    def is_banned(self, identity: SpiffeId, lineage: str = "", issued: int | None = None) -> bool:
+        """Whether anything that stands for this identity, its line, or a certificate issued then, was revoked."""
         with self._transaction("DEFERRED") as db:
-            return self._banned_since(db, identity, lineage) is not None
+            return bans.banned_since(db, identity, lineage, issued) is not None
 
     # Trust bundles
 
@@ -354,15 +357,3 @@ def _explained(path: Path) -> Iterator[None]:
         raise LocalError(f"register {path}: {error}") from None
     except sqlite3.Error as error:
         raise LocalError(f"register {path}: {error}; check the disk and the file") from None
-
-
-def _names(identity: SpiffeId) -> list[tuple[str, str]]:
-    """All targets of a revocation that mean this identity, but for its serial."""
-    if identity.kind is not IdKind.AGENT:
-        return [(identity.kind, identity.name)]
-    return [
-        ("id", str(identity)),
-        ("agent", identity.name),
-        ("node", identity.node),
-        ("session", identity.session),
-    ]

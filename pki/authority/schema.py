@@ -90,4 +90,12 @@ _MIGRATIONS = (
             epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (epoch, sequence)
         ) STRICT""",
     ),
+    (
+        # Certificates of a name that were issued before an instant are revoked; those after it are not.
+        """CREATE TABLE cutoffs (
+            statement TEXT PRIMARY KEY, kind TEXT NOT NULL, value TEXT NOT NULL, before INTEGER NOT NULL,
+            lifted INTEGER
+        ) STRICT""",
+        "CREATE INDEX cutoffs_by_name ON cutoffs (kind, value)",
+    ),
 )

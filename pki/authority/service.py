@@ -310,7 +310,7 @@ class _Api:
         if peer.id.kind not in kinds:
             wanted = " or ".join(f"/{kind}/" for kind in kinds)
             raise RefusalError(Refusal.NOT_ALLOWED, f"{peer.id}: this is for {wanted} identities")
-        await self._in_thread(lambda: self.issuer.refuse_banned(peer.id, peer.lineage))
+        await self._in_thread(lambda: self.issuer.refuse_banned(peer.id, peer.lineage, peer.issued))
         return peer
 
     async def _operator(self, request: Request, *roles: str) -> Identity:

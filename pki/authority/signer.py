@@ -24,6 +24,7 @@ from pki.fields import Wire
 from pki.statement import (
     Adoption,
     Canary,
+    Cutoff,
     Heartbeat,
     Lift,
     Lock,
@@ -71,9 +72,9 @@ class StatementSigner:
         newest = msgspec.structs.replace(entry, sequence=sequence)
         return self._numbered("member", Member(member=newest), Span(at, self.for_good))
 
-    def restriction(self, body: Lock | Revocation, span: Span) -> Statement:
+    def restriction(self, body: Lock | Revocation | Cutoff, span: Span) -> Statement:
         """A stop, by the CA itself: root on its host can always order one."""
-        return self._numbered("lock" if isinstance(body, Lock) else "revocation", body, span)
+        return self._numbered(type(body).__name__.lower(), body, span)
 
     def adoption(self, original: Statement, span: Span) -> Statement:
         """An operator's or node's restriction becomes the CA's, and outlives its signer. It keeps its own id."""

@@ -2,7 +2,7 @@
 
 from pki.clock import Wall
 from pki.judge import Word
-from pki.statement import Canary, Edition, Lift, Lock, Policy, Revocation, Statement
+from pki.statement import Canary, Cutoff, Edition, Lift, Lock, Policy, Revocation, Statement
 from sidecar.audit import record
 from sidecar.audit.record import Facts, Record, Value
 
@@ -21,8 +21,14 @@ def records_of(statement: Statement, word: Word, at: Wall) -> list[Record]:
         case Canary():
             named: Facts = {**facts, **_by_whom(body), "nodes": list[Value](body.nodes)}
             return [record.policy(at, "received", body.sequence, body.digest, named)]
+        case Cutoff():
+            reach = {**facts, "before": body.before}
+            return [record.revocation(at, "applied", statement.id, str(body.target), reach)]
         case Lift() if statement.kind == "unlock":
             return [record.lock(at, "lifted", name, "", facts) for name in body.ids]
+        case Lift():
+            left = {**facts, **({"before": body.before} if body.before else {})}
+            return [record.revocation(at, "lifted", name, "", left) for name in body.ids]
         case _:
             return []
 

@@ -19,9 +19,9 @@ from pki.authority.rollover import TRANSITIONS, broken
 from pki.clock import DAY, SECOND, Wall
 from pki.codec import convert
 from pki.errors import RefusedError
-from pki.fields import MAX_ITEMS, MAX_MESSAGE_CHARS, Id
+from pki.fields import MAX_ITEMS, MAX_MESSAGE_CHARS, Id, Sequence
 from pki.spiffe import IdKind
-from pki.statement import Lock, Revocation, Target
+from pki.statement import CUTOFF_KINDS, Cutoff, Lock, Revocation, Target
 from sidecar.ca.office import Office
 from sidecar.ca.places import api_addresses
 from sidecar.ca.rollover import RolloverDesk
@@ -43,12 +43,20 @@ class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A lock or revocation by the CA itself. ``life`` in microseconds."""
+    """A stop by the CA itself. ``life`` in microseconds; ``before`` is a cutoff's (wall, us)."""
 
-    kind: Literal["lock", "revocation"]
+    kind: Literal["lock", "revocation", "cutoff"]
     target: Target
     message: Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE_CHARS)]
     life: Annotated[int, msgspec.Meta(ge=SECOND, le=MAX_LIFE)]
+    before: Sequence = 0
+
+
+class Unrevoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The id of the revocation to lift."""
+
+    id: Id
+    mistake: bool
 
 
 class Rotated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,8 +93,7 @@ def ca_app(
     async def order(request: Request) -> Response:
         _require_root(request, "--as-ca")
         wanted = convert(await body_of(request), Order, what="order")
-        body = Lock if wanted.kind == "lock" else Revocation
-        made = await office.order(body(target=wanted.target, message=wanted.message), wanted.life)
+        made = await office.order(_ordered(wanted), wanted.life)
         return answer({"id": made.id, "kind": made.kind}, 201)
 
     async def unlock(request: Request) -> Response:
@@ -103,6 +110,12 @@ def ca_app(
         statement = await rollover.take_up(taken.what)
         return answer({"id": statement.id, **await standing_of(rollover)}, 201)
 
+    async def unrevoke(request: Request) -> Response:
+        _require_root(request, "--as-ca")
+        wanted = convert(await body_of(request), Unrevoke, what="unrevoke")
+        made = await office.unrevoke_by_order(wanted.id, mistake=wanted.mistake)
+        return answer({"id": made.id, "lifted": [wanted.id]}, 201)
+
     return Starlette(
         routes=[
             Route("/v1/rollover", rotation, methods=["GET", "POST"]),
@@ -110,12 +123,25 @@ def ca_app(
             Route("/v1/tokens", token, methods=["POST"]),
             Route("/v1/orders", order, methods=["POST"]),
             Route("/v1/unlocks", unlock, methods=["POST"]),
+            Route("/v1/unrevokes", unrevoke, methods=["POST"]),
             state.reload_route(reload),
             state.policy_route(office.member, office.objects),
             *statements.routes(office.member, config.trust_domain),
         ],
         exception_handlers=ERROR_HANDLERS,
     )
+
+
+def _ordered(wanted: Order) -> Lock | Revocation | Cutoff:
+    match wanted.kind:
+        case "lock":
+            return Lock(target=wanted.target, message=wanted.message)
+        case "revocation":
+            return Revocation(target=wanted.target, message=wanted.message)
+        case "cutoff":
+            if wanted.target.kind not in CUTOFF_KINDS:
+                raise RefusedError(f"cutoff: not of {wanted.target}; of {', '.join(sorted(CUTOFF_KINDS))}")
+            return Cutoff(target=wanted.target, before=wanted.before, message=wanted.message)
 
 
 def _require_root(request: Request, what: str) -> None:

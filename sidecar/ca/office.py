@@ -10,23 +10,34 @@ Rules:
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import structlog
 import trio
 
+from pki.authority import bans
 from pki.authority.signer import Span, StatementSigner
 from pki.clock import DAY, SECOND, Clock, Wall
 from pki.errors import LocalError, LockgateError, RefusedError, RemoteError
 from pki.fields import Wire
 from pki.judge import Trust, Word, judge
 from pki.spiffe import SpiffeId
-from pki.statement import Demand, Heartbeat, Lift, Lock, Revocation, Statement, Target, parse
+from pki.statement import (
+    Cutoff,
+    Demand,
+    Heartbeat,
+    Lift,
+    Lock,
+    Revocation,
+    Signer,
+    Statement,
+    Target,
+    parse,
+)
 from pki.verify import Identity
 from sidecar import defaults
 from sidecar.audit.record import Record
 from sidecar.audit.statements import records_of
-from sidecar.audit.witness import Heads
 from sidecar.ca import policies
 from sidecar.ca.steady import SigningClock
 from sidecar.gossip.member import Member
@@ -58,15 +69,12 @@ class Office:
         self.objects = objects
         self.record: Callable[[Record], None] = _unrecorded
         """Writes to the audit log; the daemon sets it."""
-        self.volume: Callable[[], str] = str
-        """The volume that it is writing; the same."""
         self.clock = SigningClock(clock, lambda: self.member.freshness)
         self._signer = signer
         self._clock = clock
         self._thread = trio.CapacityLimiter(1)
         desk = policies.Office(lambda: self.member, signer, objects, self.clock, self.publish, dev)
         self.policies = policies.PolicyDesk(desk, self._thread)
-        self._heads = Heads("")
         self._turn = trio.Lock()
         self._news = trio.Event()
         self._banned: set[str] = set()
@@ -85,13 +93,9 @@ class Office:
 
     async def merged(self, statement: Statement, word: Word) -> None:
         """A revocation is banned before whoever brought it hears that it was taken; adoption follows at once."""
-        now = self._clock.wall()
-        for one in (
-            *records_of(statement, word, now),
-            *self._heads.records_of(statement, word, now, self.volume()),
-        ):
+        for one in records_of(statement, word, self._clock.wall()):
             self.record(one)
-        if isinstance(statement.body, Revocation):
+        if isinstance(statement.body, Revocation | Cutoff | Lift):
             await self._ban(statement)
         try:
             await self.policies.keep(statement)
@@ -125,7 +129,8 @@ class Office:
     def roles_of(self, identity: Identity) -> frozenset[str]:
         """An operator's roles, under exactly the key that the roster names; none once it is revoked, or while locked."""
         entry = self.member.operator(identity.id.name)
-        facts = Facts(operator=identity.id.name, serials=(identity.lineage, identity.serial))
+        serials = identity.lineage, identity.serial
+        facts = Facts(operator=identity.id.name, serials=serials, issued=identity.issued)
         restrictions = self.member.snapshot.restrictions
         if restrictions.revocation_of(facts) or restrictions.is_locked(
             "operator", identity.id.name, self.member.floor
@@ -142,19 +147,18 @@ class Office:
             raise LocalError(f"statement not published: {refusals[0] if refusals else self.member.unready}")
 
     async def lift(self, envelope: bytes, identity: Identity) -> dict[str, object]:
-        """Judge an operator's demand, and publish the unlock that it asks for."""
+        """Judge an operator's demand, and publish the unlock or unrevoke that it asks for."""
         demand = parse(envelope)
         async with self._turn:
-            now = self.clock.wall()
-            body = self._judged(demand, identity, now)
-            entries = [self._liftable(name, identity.id) for name in body.ids]
-            span = Span(now, Wall(max(now + 1, *(entry.ends for entry in entries))))
-            lifted = Lift(ids=body.ids, demand=envelope)
-            statement = await self.in_thread(self._signer.lift, "unlock", lifted, span)
-            await self.publish(statement)
+            body = self._judged(demand, identity, self.clock.wall())
+            if body.action == "unlock":
+                entries = [self._liftable(name, identity.id) for name in body.ids]
+                statement = await self._lift("unlock", entries, Lift(ids=body.ids, demand=envelope))
+            else:
+                statement = await self._unrevoke(body.ids, mistake=body.mistake, demand=envelope)
         return {"id": statement.id, "lifted": body.ids}
 
-    async def order(self, body: Lock | Revocation, life: int) -> Statement:
+    async def order(self, body: Lock | Revocation | Cutoff, life: int) -> Statement:
         """A stop by the CA itself, of anything, an admin too: root on its host holds the key anyway."""
         now = self.clock.for_stops()
         span = Span(now, Wall(now + life))
@@ -166,13 +170,14 @@ class Office:
     async def unlock_by_order(self, name: str) -> Statement:
         """The same for the end of a lock: it takes nobody else."""
         async with self._turn:
-            now = self.clock.wall()
-            entry = self._liftable(name, None)
-            span = Span(now, Wall(max(now + 1, entry.ends)))
-            statement = await self.in_thread(self._signer.lift, "unlock", Lift(ids=[name]), span)
             log.warning("ordered by root on this host", kind="unlock", target=name)
-            await self.publish(statement)
-        return statement
+            return await self._lift("unlock", [self._liftable(name, None)], Lift(ids=[name]))
+
+    async def unrevoke_by_order(self, name: str, *, mistake: bool) -> Statement:
+        """And for that of a revocation."""
+        async with self._turn:
+            log.warning("ordered by root on this host", kind="unrevoke", target=name)
+            return await self._unrevoke([name], mistake=mistake)
 
     # -- loops
 
@@ -186,11 +191,14 @@ class Office:
 
     async def adopt_due(self) -> None:
         """Ban what is revoked, and number and re-sign restrictions of others, so that they outlive their signer."""
-        for entry in list(self.member.store.in_force(self.member.floor)):
-            if isinstance(entry.statement.body, Revocation) and entry.statement.id not in self._banned:
-                await self._ban(entry.statement)
+        store, floor = self.member.store, self.member.floor
+        for entry in list(store.in_force(floor)):
             if not entry.numbered:
                 await self._adopt(entry)
+        # A lift after what it lifts: the other way round, the register would go on refusing what nobody else does.
+        for entry in [*store.of_kinds("revocation", "cutoff"), *store.of_kinds("unrevoke")]:
+            if entry.statement.id not in self._banned:
+                await self._ban(entry.statement)
 
     async def beat(self) -> None:
         """The heartbeat: all that the CA has said, in one digest, once a second."""
@@ -229,10 +237,51 @@ class Office:
             raise RefusedError("demand: signed by somebody else than who brings it")
         if demand.payload.expires <= now or demand.payload.issued > now + defaults.SKEW:
             raise RefusedError("demand: expired, or of the future; check the clocks, and sign a new one")
-        if demand.body.action != "unlock":
-            # Without the cutoff that goes with it, it would revive every stolen certificate of that name.
-            raise RefusedError(f"{demand.body.action}: this version lifts locks only")
+        # It revives certificates that may be in somebody else's hands: more than stopping, and so for more than those
+        # who may stop.
+        if demand.body.mistake and Signer.ADMIN not in word.signers:
+            raise RefusedError("unrevoke: --mistake needs the role admin")
         return demand.body
+
+    async def _lift(self, kind: Literal["unlock", "unrevoke"], entries: list[Entry], body: Lift) -> Statement:
+        """It lives as long as the longest that it names: no unlock ever outruns its lock."""
+        now = self.clock.wall()
+        span = Span(now, Wall(max(now + 1, *(entry.ends for entry in entries))))
+        statement = await self.in_thread(self._signer.lift, kind, body, span)
+        await self.publish(statement)
+        return statement
+
+    async def _unrevoke(self, ids: list[str], *, mistake: bool, demand: bytes = b"") -> Statement:
+        """Names may come back, and certificates of before do not, unless it was a mistake."""
+        for entry in [self._revoked(name, mistake=mistake) for name in ids]:
+            if (
+                not entry.numbered
+            ):  # Else a joiner might get what lifts it, and never what it was cut down from.
+                await self._adopt(entry)
+        now = self.clock.wall()
+        before = 0 if mistake else now - now % SECOND + SECOND  # A certificate knows whole seconds.
+        entries = [self._revoked(name, mistake=mistake) for name in ids]
+        body = Lift(ids=ids, demand=demand, before=before)
+        statement = await self._lift("unrevoke", entries, body)
+        if before:  # What is issued from now on is issued after it.
+            await trio.sleep((before - now) / SECOND)
+        return statement
+
+    def _revoked(self, name: str, *, mistake: bool) -> Entry:
+        """The revocation to be lifted; with ``mistake`` also what is left of one."""
+        store, floor = self.member.store, self.member.floor
+        whole = [one for one in store.in_force(floor) if isinstance(one.statement.body, Revocation)]
+        left = [one for one, _ in store.cutoffs(floor)] if mistake else []
+        entry = next((one for one in (*whole, *left) if one.statement.id == name), None)
+        if entry is None:
+            raise RefusedError(
+                f"unrevoke {name}: no such revocation is in force; `lockgate revoke ls` lists them"
+            )
+        target = getattr(entry.statement.body, "target", None)
+        if not mistake and target is not None and target.kind not in ("agent", "node", "operator"):
+            what = f"unrevoke {name}: {target} has no other certificate to come back with"
+            raise RefusedError(f"{what}; `--mistake` revives the one that it has")
+        return entry
 
     def _liftable(self, name: str, by: SpiffeId | None) -> Entry:
         """The lock that ``by`` may lift; None: root on this host, who may lift any."""
@@ -261,18 +310,22 @@ class Office:
         else:
             self._put_off.discard(original.id)
 
-    async def _ban(self, revocation: Statement) -> None:
-        body = revocation.body
-        if not isinstance(body, Revocation):
-            return
+    async def _ban(self, statement: Statement) -> None:
+        """Enter in the register what it must refuse from now on, or need not any more."""
+        body, register, now = statement.body, self._signer.register, self._clock.wall()
         try:
-            await self.in_thread(self._signer.register.ban, body.target, revocation.id, self._clock.wall())
-            if body.target.kind == "serial":
-                await self._revoke_line(body, revocation.payload.expires)
+            if isinstance(body, Revocation):
+                await self.in_thread(register.ban, body.target, statement.id, now)
+                if body.target.kind == "serial":
+                    await self._revoke_line(body, statement.payload.expires)
+            elif isinstance(body, Cutoff):
+                await self.in_thread(register.cut_off, bans.Cutoff(statement.id, body.target, body.before))
+            elif isinstance(body, Lift) and statement.kind == "unrevoke":
+                await self.in_thread(register.lift_bans, body.ids, body.before, now)
         except LocalError as error:
             log.error("a revocation is in force, and not in the register yet", why=str(error))
         else:
-            self._banned.add(revocation.id)
+            self._banned.add(statement.id)
 
     async def _revoke_line(self, body: Revocation, expires: int) -> None:
         """Nodes know the first and the newest serial of a line; only the register knows all those in between."""

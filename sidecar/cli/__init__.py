@@ -32,6 +32,7 @@ VERBS = {
     "stream": "sidecar.cli.stream:stream",
     "token": "sidecar.cli.ca:token",
     "unlock": "sidecar.cli.stops:unlock",
+    "unrevoke": "sidecar.cli.stops:unrevoke",
 }
 
 

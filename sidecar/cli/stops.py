@@ -1,8 +1,8 @@
-"""`lockgate lock | unlock | revoke`: stop agents, now, everywhere."""
+"""`lockgate lock | unlock | revoke | unrevoke`: stop agents, now, everywhere, and let them on again."""
 
 import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,7 @@ from pki.spiffe import is_name
 from sidecar import defaults
 from sidecar.cli.operator import acting
 from sidecar.cli.settings import Settings, settings_options
-from sidecar.cli.values import DURATION, ID, clock_time, printable
+from sidecar.cli.values import DURATION, ID, TIME, clock_time, printable
 from sidecar.cli.wait import report, wait_option
 from sidecar.control.client import call
 from sidecar.exits import Exit
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pki.statement import Lock, Revocation
 
 REVOCABLE = ("agent", "session", "node", "operator", "serial")
+DATED = ("agent", "session", "node", "operator")
+"""What has one certificate after the other."""
 LOCKABLE = ("all", "segment", "service", *REVOCABLE)
 
 REVOCATION_LIFE = 15 * DAY
@@ -63,16 +65,25 @@ def lock(settings: Settings, target: str, message: str, ttl: int, wait: int, as_
 @click.command()
 @click.argument("target", metavar="TARGET|ls")
 @click.option("--message", default="", help="Kept with the revocation.")
+@click.option(
+    "--issued-before", type=TIME, default=None, help="Only certificates issued before then. Needs --as-ca."
+)
 @as_ca_option
 @wait_option
 @settings_options
-def revoke(settings: Settings, target: str, message: str, wait: int, as_ca: bool) -> int:
+def revoke(
+    settings: Settings, target: str, message: str, issued_before: int | None, wait: int, as_ca: bool
+) -> int:
     """Stop TARGET for good: agent:N, session:ID, node:N, operator:N, serial:HEX. `revoke ls` lists them.
 
     Needs an operator with the role responder. The CA may be away: nodes tell each other.
     """
     if target == "ls":
         return _list(settings, "revocations")
+    if issued_before is not None:
+        if not as_ca:
+            raise click.UsageError("--issued-before: by the CA only, so with --as-ca")
+        return _cut_off(settings, target, message, issued_before, wait)
     from pki.statement import Revocation, Target
 
     kind, value = parse_target(target, REVOCABLE)
@@ -96,6 +107,30 @@ def unlock(settings: Settings, lock_id: str, wait: int, as_ca: bool) -> int:
         demand = operator.sign("demand", Demand(action="unlock", ids=[lock_id]), DEMAND_LIFE)
         answer = operator.call_ca("POST", "/v1/lifts", {"demand": demand.raw}).json
         return report(settings, answer, wait, f"unlocked {lock_id}")
+
+
+@click.command()
+@click.argument("revocation_id", metavar="ID", type=ID)
+@click.option("--mistake", is_flag=True, help="Revive its certificates too. Needs the role admin.")
+@as_ca_option
+@wait_option
+@settings_options
+def unrevoke(settings: Settings, revocation_id: str, mistake: bool, wait: int, as_ca: bool) -> int:
+    """Lift a revocation by its id (`revoke ls`): the name may come back.
+
+    Certificates that it had before stay revoked, so it joins again or starts new sessions.
+    """
+    from pki.statement import Demand
+
+    done = f"unrevoked {revocation_id}"
+    if as_ca:
+        wanted = {"id": revocation_id, "mistake": mistake}
+        return report(settings, call(settings.paths.admin_sock, "POST", "/v1/unrevokes", wanted), wait, done)
+    with acting(settings) as operator:
+        body = Demand(action="unrevoke", ids=[revocation_id], mistake=mistake)
+        demand = operator.sign("demand", body, DEMAND_LIFE)
+        answer = operator.call_ca("POST", "/v1/lifts", {"demand": demand.raw}).json
+        return report(settings, answer, wait, done)
 
 
 def parse_target(text: str, kinds: tuple[str, ...]) -> tuple[str, str]:
@@ -143,8 +178,7 @@ def _publish(settings: Settings, body: "Lock | Revocation", order: Order) -> int
     if order.as_ca:
         target = {"kind": body.target.kind, "value": body.target.value}
         wanted = {"kind": kind, "target": target, "message": body.message, "life": order.life}
-        answer = call(settings.paths.admin_sock, "POST", "/v1/orders", wanted)
-        return report(settings, answer, order.wait, f"{order.done} ({answer['id']})")
+        return _order(settings, wanted, order.wait, order.done)
     with acting(settings) as operator:
         statement = operator.sign(kind, body, order.life)
         envelope = base64.b64encode(statement.raw).decode()
@@ -152,11 +186,31 @@ def _publish(settings: Settings, body: "Lock | Revocation", order: Order) -> int
         return report(settings, answer, order.wait, f"{order.done} ({answer['id']})")
 
 
+def _cut_off(settings: Settings, target: str, message: str, before: int, wait: int) -> int:
+    kind, value = parse_target(target, DATED)
+    named = {"kind": kind, "value": value}
+    wanted = {
+        "kind": "cutoff",
+        "target": named,
+        "message": message,
+        "life": REVOCATION_LIFE,
+        "before": before,
+    }
+    return _order(settings, wanted, wait, f"revoked {target} as issued before {clock_time(before)}")
+
+
+def _order(settings: Settings, wanted: dict[str, Any], wait: int, done: str) -> int:
+    """Let the CA sign."""
+    answer = call(settings.paths.admin_sock, "POST", "/v1/orders", wanted)
+    return report(settings, answer, wait, f"{done} ({answer['id']})")
+
+
 def _list(settings: Settings, what: str) -> int:
     answer = call(settings.paths.admin_sock, "GET", "/v1/status")
     lines = [
         f"{one['id']}  {one['target']}  by {one['by']}"
         + (f"  until {clock_time(one['until'])}" if "until" in one else "")
+        + (f"  as issued before {clock_time(one['before'])}" if "before" in one else "")
         + (f"  {printable(one['message'])}" if one.get("message") else "")
         for one in answer[what]
     ]

@@ -51,7 +51,12 @@ def status_of(member: Member, peering: Peering) -> dict[str, Any]:
             if lock.until > member.floor
         ],
         "revocations": [
-            {"id": one.id, "target": str(one.target), "by": one.by}
+            {
+                "id": one.id,
+                "target": str(one.target),
+                "by": one.by,
+                **({} if one.before is None else {"before": one.before}),
+            }
             for one in snapshot.restrictions.revocations
         ],
     }

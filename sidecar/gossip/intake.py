@@ -13,7 +13,7 @@ Rules:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pki.bundle import TrustBundle, open_successor
 from pki.errors import RemoteError
@@ -120,16 +120,15 @@ def _is_locked(by: SpiffeId, ground: Ground) -> bool:
 
 def _is_revoked(word: Word, by: SpiffeId, ground: Ground) -> bool:
     """By name, or by the certificate it signs with."""
-    names = {
-        IdKind.NODE: Facts(nodes=(by.name,), serials=_serials(word, ground)),
-        IdKind.OPERATOR: Facts(operator=by.name, serials=_serials(word, ground)),
-        IdKind.AGENT: Facts(id=str(by), agent=by.name, session=by.session, nodes=(by.node,)),
-    }
-    facts = names.get(by.kind)
-    return facts is not None and ground.restrictions.revocation_of(facts) is not None
-
-
-def _serials(word: Word, ground: Ground) -> tuple[str, ...]:
     # The judge has verified this very chain at this very moment: the answer is remembered.
     identity = verify(word.statement.envelope.chain, ground.bundle, ground.moment.now)
-    return (identity.lineage, identity.serial) if isinstance(identity, Identity) else ()
+    if not isinstance(identity, Identity):
+        return False
+    of_it = Facts(serials=(identity.lineage, identity.serial), issued=identity.issued)
+    named = {
+        IdKind.NODE: replace(of_it, nodes=(by.name,)),
+        IdKind.OPERATOR: replace(of_it, operator=by.name),
+        IdKind.AGENT: replace(of_it, id=str(by), agent=by.name, session=by.session, nodes=(by.node,)),
+    }
+    facts = named.get(by.kind)
+    return facts is not None and ground.restrictions.revocation_of(facts) is not None

@@ -331,13 +331,14 @@ class Member:
 
     async def _publish(self) -> None:
         """Put in force what is held, unless nothing changed. What it cuts is counted for the next receipts."""
-        held = list(self.store.in_force(self.floor))
-        self._next_end = min((entry.ends for entry in held), default=None)
+        held, cutoffs = list(self.store.in_force(self.floor)), list(self.store.cutoffs(self.floor))
+        ends = (entry.ends for entry in (*held, *(entry for entry, _ in cutoffs)))
+        self._next_end = min(ends, default=None)
         snapshot = Snapshot.of(
             policy=self.loaded.policy,
             bundle_digest=self.bundle.digest,
             roster=self._roster,
-            restrictions=assemble.restrictions(held),
+            restrictions=assemble.restrictions(held, cutoffs),
         )
         if snapshot.digest == self.snapshot.digest:
             return

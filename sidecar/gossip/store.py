@@ -3,10 +3,10 @@
 Rules:
 
 1. An entry is never evicted. It leaves when its statement has expired by the floor for longer than RETENTION (so
-   that a heartbeat's set is still whole), or when a newer, *settled* statement of the same subject (policy, canary,
-   bundle, member of one name, audit head of one node) supersedes it.
+   that a heartbeat's set is still whole), or when a newer, *settled* statement of the same subject (policy, canary, bundle, member of one name) supersedes it.
 2. In force = restrictions that have not ended by the floor, less the ids that an unlock (for locks) or an
-   unrevoke (for revocations) names. A lift may arrive before what it lifts: nothing depends on order.
+   unrevoke (for revocations) names. A lift may arrive before what it lifts: nothing depends on order. An unrevoke
+   leaves a cutoff, in the same statement: no member can ever hold the one without the other.
 3. A restriction counts from the merge on. What permits (a lift, a roster entry, a policy, a bundle) counts once it
    is *settled*, which is to say durable; until then the one before it stays.
 4. An adoption is the CA's number on somebody else's restriction. The restriction keeps its own id, and the ids of
@@ -21,19 +21,19 @@ Pure: who signed is judged before (:mod:`sidecar.gossip.intake`), durability com
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
-from pki.asking import Answer
 from pki.certificate import read
 from pki.clock import Wall
 from pki.errors import RemoteError
 from pki.judge import Word
 from pki.profile import check_leaf
-from pki.spiffe import IdKind, SpiffeId
+from pki.spiffe import IdKind
 from pki.statement import (
     KINDS,
     Adoption,
-    AuditHead,
     Bundle,
+    Cutoff,
     Edition,
     Lift,
     Lock,
@@ -43,17 +43,11 @@ from pki.statement import (
     RolloverAck,
     Statement,
 )
-from sidecar.defaults import OPERATOR_LIVE_STATEMENTS, OPERATOR_LOCK_MAX_TTL, RETENTION
+from sidecar.defaults import OPERATOR_LOCK_MAX_TTL, RETENTION
 from sidecar.gossip import digest
+from sidecar.gossip.quota import allowance, quotas_of
 
 _CA = "ca"
-MEMBER_LIVE_STATEMENTS = 4_096
-"""Of any signer but the CA, the root and operators, of each kind."""
-OPERATOR_LIVE_ANSWERS = 1_024
-"""Approvals, and again refusals: apart from locks, so that who approves all day can still stop something."""
-SESSION_LIVE_REQUESTS = 32
-NODE_LIVE_REQUESTS = 2_048
-"""Of all sessions of a node together: a rogue node may start sessions, and must not fill the others' disks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +155,7 @@ class Store:
             self._hold(replace(entry, adoptions=by_number((*entry.adoptions, statement))))
             return True
         entry = Entry(statement, word.author, at)
-        if any(_order(rival.statement) > _order(statement) for rival in self._rivals(entry)):
+        if any(_order(rival.statement) > _order(statement) for rival in self._rivals(statement)):
             return False
         self._check_quota(entry)
         self._hold(entry)
@@ -186,7 +180,7 @@ class Store:
             if entry is None:
                 continue
             self._settled.add(name)
-            for rival in self._rivals(entry):
+            for rival in self._rivals(entry.statement):
                 if _order(rival.statement) < _order(entry.statement):
                     self._drop(rival.statement.id)
                     gone.append(rival.statement.id)
@@ -223,6 +217,16 @@ class Store:
             if is_live and (entry.statement.kind, name) not in lifted:
                 yield entry
 
+    def cutoffs(self, floor: Wall) -> Iterator[tuple[Entry, Wall]]:
+        """The CA's cutoffs, and what is left of revocations that were lifted: with the instant that they reach to."""
+        lifted = self._lifted()
+        for name, entry in self._entries.items():
+            body = entry.statement.body
+            before = body.before if isinstance(body, Cutoff) else 0
+            before = lifted.get((entry.statement.kind, name), before)
+            if isinstance(body, Cutoff | Revocation) and before and entry.ends > floor:
+                yield entry, Wall(before)
+
     def newest(self, kind: str, subject: str = "") -> Entry | None:
         """The newest policy, canary or bundle statement, or a member's entry (``node/NAME``, ``operator/NAME``)."""
         held = self._subjects.get((kind, subject), ())
@@ -257,24 +261,28 @@ class Store:
         """All that the CA said itself or took over."""
         return (entry for entry in self._entries.values() if entry.numbered)
 
-    def _lifted(self) -> set[tuple[str, str]]:
-        """What is lifted, with its kind: a stolen unlock must not be worth an unrevoke."""
-        lifts = {"unlock": "lock", "unrevoke": "revocation"}
-        return {
-            (lifts[entry.statement.kind], name)
-            for entry in self._entries.values()
-            if isinstance(entry.statement.body, Lift) and entry.statement.id in self._settled
-            for name in entry.statement.body.ids
-        }
+    def _lifted(self) -> dict[tuple[str, str], int]:
+        """What is lifted, with its kind: a stolen unlock must not be worth an unrevoke; and down to which cutoff.
 
-    def _rivals(self, entry: Entry) -> list[Entry]:
+        Lifted twice, the earlier cutoff holds: a mistake is lifted whole (0), whatever was said before or after.
+        """
+        lifts = {"unlock": ("lock",), "unrevoke": ("revocation", "cutoff")}
+        lifted: dict[tuple[str, str], int] = {}
+        for entry in self._entries.values():
+            body = entry.statement.body
+            if isinstance(body, Lift) and entry.statement.id in self._settled:
+                for key in product(lifts[entry.statement.kind], body.ids):
+                    lifted[key] = min(body.before, lifted.get(key, body.before))
+        return lifted
+
+    def _rivals(self, statement: Statement) -> list[Entry]:
         """What is held of the same subject, itself included."""
-        subject = _subject(entry)
+        subject = _subject(statement)
         return [self._entries[name] for name in self._subjects.get(subject, ())] if subject else []
 
     def _check_quota(self, entry: Entry) -> None:
-        for quota in _quotas(entry):
-            if self._quota[quota] >= _allowance(quota):
+        for quota in quotas_of(entry.author, entry.statement):
+            if self._quota[quota] >= allowance(quota):
                 raise RemoteError(
                     f"statement {entry.statement.kind}: its signer has {self._quota[quota]} live already, the most there may be"
                 )
@@ -285,7 +293,7 @@ class Store:
             self._count(entry, 1)
         self._entries[name] = entry
         self._adoptions |= {adoption.id: name for adoption in entry.adoptions}
-        subject = _subject(entry)
+        subject = _subject(entry.statement)
         if subject is not None:
             self._subjects.setdefault(subject, set()).add(name)
         self._ids_digest = None
@@ -296,7 +304,7 @@ class Store:
         self._settled.discard(name)
         for adoption in entry.adoptions:
             del self._adoptions[adoption.id]
-        subject = _subject(entry)
+        subject = _subject(entry.statement)
         if subject is not None:
             self._subjects[subject].discard(name)
             if not self._subjects[subject]:
@@ -304,7 +312,7 @@ class Store:
         self._ids_digest = None
 
     def _count(self, entry: Entry, change: int) -> None:
-        self._quota += Counter(dict.fromkeys(_quotas(entry), change))
+        self._quota += Counter(dict.fromkeys(quotas_of(entry.author, entry.statement), change))
 
 
 def stages(statements: Iterable[Statement]) -> list[list[Statement]]:
@@ -340,31 +348,6 @@ def _signer_of(statement: Statement) -> str:
     return str(name) if name is not None and name.kind is not IdKind.CA else ""
 
 
-def _quotas(entry: Entry) -> tuple[tuple[str, str], ...]:
-    """Under what an entry is counted; none: it is the CA's or the root's."""
-    if not entry.author.startswith("spiffe://"):
-        return ()
-    author, kind = SpiffeId.parse(entry.author), entry.statement.kind
-    if author.kind is IdKind.OPERATOR:
-        return ((entry.author, kind if isinstance(entry.statement.body, Answer) else ""),)
-    if author.kind is IdKind.AGENT:
-        return (entry.author, "session"), (author.node, "node")
-    return ((entry.author, kind),)
-
-
-def _allowance(quota: tuple[str, str]) -> int:
-    return _ALLOWANCES.get(quota[1], MEMBER_LIVE_STATEMENTS)
-
-
-_ALLOWANCES = {
-    "": OPERATOR_LIVE_STATEMENTS,
-    "approval": OPERATOR_LIVE_ANSWERS,
-    "refusal": OPERATOR_LIVE_ANSWERS,
-    "session": SESSION_LIVE_REQUESTS,
-    "node": NODE_LIVE_REQUESTS,
-}
-
-
 def _expires(entry: Entry) -> int:
     return max(statement.payload.expires for statement in (entry.statement, *entry.adoptions))
 
@@ -373,20 +356,19 @@ def _issued(entry: Entry) -> tuple[int, str]:
     return entry.statement.payload.issued, entry.statement.id
 
 
-def _subject(entry: Entry) -> tuple[str, str] | None:
+def _subject(statement: Statement) -> tuple[str, str] | None:
     """Of what the statement is one version among others; None: it stands for itself."""
-    kind, body = entry.statement.kind, entry.statement.body
+    body = statement.body
     if isinstance(body, Edition | Bundle):
-        return kind, ""
+        return statement.kind, ""
     if isinstance(body, Member):
-        return kind, f"{type(body.member).__name__.lower()}/{body.member.name}"
-    if isinstance(body, AuditHead):
-        return kind, entry.author
+        kind = type(body.member).__name__.lower()
+        return statement.kind, f"{kind}/{body.member.name}"
     return None
 
 
 def _order(statement: Statement) -> tuple[int, int, int, bytes]:
     """Which of two versions is newer. The digest makes it total: two bodies at one number end the same everywhere."""
     body = statement.body.member if isinstance(statement.body, Member) else statement.body
-    sequence: int = body.at if isinstance(body, AuditHead) else getattr(body, "sequence", 0)
+    sequence: int = getattr(body, "sequence", 0)
     return statement.payload.epoch, sequence, statement.payload.number, statement.digest

@@ -22,7 +22,8 @@ class Request:
 
     ``tool_node`` is the node beside the target. ``serials`` are the lineage serials, lower-case hex, and
     ``not_after`` the earliest notAfter of all certificates of session and nodes under the stream. ``narrowing``: what
-    is left of the session for the child of it that asks. ``operation`` None: the stream itself is asked for.
+    is left of the session for the child of it that asks. ``operation`` None: the stream itself is asked for. ``issued``:
+    when the session's certificate was issued; None where there is none yet.
     """
 
     session: SpiffeId
@@ -32,6 +33,7 @@ class Request:
     not_after: Wall
     narrowing: Narrowing | None = None
     operation: Operation | None = None
+    issued: Wall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ class Question:
             service=request.service,
             segment=segment,
             serials=request.serials,
+            issued=request.issued,
         )
 
     def _lease(self, policy: Policy, place: Place) -> LeaseInForce | None:

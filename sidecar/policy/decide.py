@@ -199,6 +199,9 @@ def _revoked(case: Case) -> Decision | None:
     found = case.snapshot.restrictions.revocation_of(case.facts)
     if found is None:
         return None
+    if found.before is not None:
+        hint = f"certificates of {found.target} from before are revoked by {found.by}; start anew"
+        return _refuse(case, Reason.REVOKED, hint, found.id)
     return _refuse(case, Reason.REVOKED, f"{found.target} is revoked by {found.by}", found.id)
 
 

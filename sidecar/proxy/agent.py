@@ -83,7 +83,10 @@ class LocalArrival:
     def current(self) -> Request:
         side = self.side
         return replace(
-            self.request, serials=side.serials(self.session), not_after=side.not_after(self.session)
+            self.request,
+            serials=side.serials(self.session),
+            not_after=side.not_after(self.session),
+            issued=side.issued(self.session),
         )
 
     async def show(self, renewed: Credential | Session) -> None:
@@ -155,7 +158,12 @@ class AgentSide:
             serials=self.serials(session),
             not_after=self.not_after(session),
             narrowing=session.narrowing,
+            issued=self.issued(session),
         )
+
+    def issued(self, session: Session) -> Wall:
+        """When the newest certificate of ``session`` was issued."""
+        return (self.sessions.find(session.id.session) or session).identity.issued
 
     def serials(self, session: Session) -> tuple[str, ...]:
         """Of the certificates under a stream of ``session`` on this side, as of now."""

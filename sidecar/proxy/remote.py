@@ -68,6 +68,8 @@ class Side(Protocol):
 
     def not_after(self, session: Session) -> Wall: ...
 
+    def issued(self, session: Session) -> Wall: ...
+
     def serials(self, session: Session) -> tuple[str, ...]: ...
 
 
@@ -91,7 +93,10 @@ class RemoteArrival:
     def current(self) -> Request:
         side = self.side
         here = replace(
-            self.request, serials=side.serials(self.session), not_after=side.not_after(self.session)
+            self.request,
+            serials=side.serials(self.session),
+            not_after=side.not_after(self.session),
+            issued=side.issued(self.session),
         )
         return here if self.pooled is None else self._with_peer(self.pooled, here)
 

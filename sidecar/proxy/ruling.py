@@ -44,6 +44,7 @@ def ruling(request: Request, decision: Decision, sight: Sight, first: str = "") 
             "id": str(request.session),
             "serials": list(request.serials),
             "not_after": request.not_after,
+            **({} if request.issued is None else {"issued": request.issued}),
             **_narrowed(request.narrowing),
         },
     )

@@ -68,7 +68,7 @@ class OpenArrival:
     def current(self) -> Request:
         ends = (self.proven.identity.not_after, self.connection.identity.not_after, self.node.own_not_after)
         serials = (*self.proven.identity.serials, *self.connection.identity.serials, self.node.lineage())
-        return replace(self.request, serials=serials, not_after=min(ends))
+        return replace(self.request, serials=serials, not_after=min(ends), issued=self.proven.identity.issued)
 
     async def show(self, renewed: Credential | Session) -> None:
         """To the node that opened the stream. Sessions are proven by that node, not to it."""
@@ -274,6 +274,7 @@ class ToolSide:
             serials=(*identity.serials, *connection.identity.serials, self._node.lineage()),
             not_after=min(identity.not_after, connection.identity.not_after, self._node.own_not_after),
             narrowing=proven.narrowing,
+            issued=identity.issued,
         )
 
     def _subject(self, connection: Connection, opening: wire.Open, proven: Proven) -> Subject:

@@ -130,6 +130,7 @@ class SessionLife:
             session=session.id.session,
             nodes=(session.id.node,),
             serials=(session.identity.lineage, session.identity.serial),
+            issued=session.identity.issued,
         )
         if self._member.snapshot.restrictions.revocation_of(facts) is not None:
             return Why.REVOKED

@@ -21,6 +21,7 @@ from pki.statement import (
     KINDS,
     MAX_STATEMENT_BYTES,
     Applied,
+    Cutoff,
     Demand,
     Envelope,
     Lift,
@@ -226,7 +227,15 @@ def test_everything_cannot_be_revoked() -> None:
         sign("revocation", Revocation(target=Target(kind="all")), TERMS, KEY, CHAIN)
 
 
-@pytest.mark.parametrize("kind", ["cutoff", "from-the-future"])
+@pytest.mark.parametrize("kind", ["all", "segment", "service", "serial"])
+def test_a_cutoff_is_of_what_has_one_certificate_after_the_other(kind: str) -> None:
+    """Nothing else has certificates that were issued before and after."""
+    target = Target(kind=kind, value="" if kind == "all" else "ab")  # type: ignore[arg-type]  # all of them kinds
+    with pytest.raises(RemoteError, match="not a target"):
+        sign("cutoff", Cutoff(target=target, before=NOW), TERMS, KEY, CHAIN)
+
+
+@pytest.mark.parametrize("kind", ["audit-head", "from-the-future"])
 def test_a_kind_that_is_not_applied_here_is_kept_as_it_came(kind: str) -> None:
     """Its body is not looked into: a later version knows what it means."""
     statement = parse(with_payload(kind=kind, body={"anything": [1, {"deep": b"x"}]}))
@@ -289,7 +298,12 @@ def test_the_registry_names_who_may_sign_what() -> None:
         "finding": {node},
         "request": {Signer.SESSION},
     }
-    assert {name for name, kind in KINDS.items() if kind.restriction} == {"lock", "refusal", "revocation"}
+    assert {name for name, kind in KINDS.items() if kind.restriction} == {
+        "lock",
+        "refusal",
+        "revocation",
+        "cutoff",
+    }
     assert all(name == kind.name for name, kind in KINDS.items())
 
 

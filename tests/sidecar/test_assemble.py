@@ -1,5 +1,6 @@
 from pki.clock import HOUR, Wall
-from pki.statement import Member
+from pki.statement import Cutoff, Member
+from pki.statement import Target as StatementTarget
 from sidecar import assemble
 from sidecar.gossip.store import Entry
 from sidecar.snapshot import LockInForce, NodeMember, OperatorMember, RevocationInForce, Target
@@ -45,3 +46,14 @@ def test_restrictions_keep_whom_they_stop_and_who_said_so() -> None:
         LockInForce(stop.id, Target("agent", "researcher"), until, "alice", "stand still"),
     )
     assert found.revocations == (RevocationInForce(end.id, Target("node", "rogue"), "ca"),)
+
+
+def test_what_is_left_of_a_lifted_revocation_is_a_cutoff() -> None:
+    """And so is the CA's own; both reach to an instant, and no further."""
+    end = MINT.says("revocation", revocation("node", "rogue"))
+    own = MINT.says("cutoff", Cutoff(target=StatementTarget(kind="agent", value="a"), before=NOW))
+    entries = [(Entry(one, "ca", Wall(NOW)), Wall(NOW - 1)) for one in (end, own)]
+    assert set(assemble.restrictions([], entries).revocations) == {
+        RevocationInForce(end.id, Target("node", "rogue"), "ca", Wall(NOW - 1)),
+        RevocationInForce(own.id, Target("agent", "a"), "ca", Wall(NOW - 1)),
+    }

@@ -132,6 +132,33 @@ def test_of_several_revocations_the_lowest_id_speaks() -> None:
         assert found.id == "a"
 
 
+@pytest.mark.parametrize(
+    ("target", "issued", "hit"),
+    [
+        (Target("agent", "researcher"), 9, True),
+        (Target("agent", "researcher"), 10, False),
+        (Target("agent", "researcher"), None, False),
+        (Target("session", "s"), 9, True),
+        (Target("node", "agents-1"), 9, True),
+        (Target("node", "tools-1"), 9, False),
+        (Target("operator", "alice"), 9, True),
+        (Target("service", "wiki"), 9, False),
+        (Target("agent", "another"), 9, False),
+    ],
+)
+def test_a_cutoff_hits_certificates_that_were_issued_before_it(
+    target: Target, issued: int | None, hit: bool
+) -> None:
+    """The session's own, by its names and its node; how old the tool's node's certificate is, its link says."""
+    facts = replace(FACTS, issued=None if issued is None else Wall(issued))
+    cutoffs = [RevocationInForce(name, target, "ca", Wall(at)) for name, at in (("a", 3), ("b", 10))]
+    found = Restrictions(revocations=cutoffs).revocation_of(facts)
+    assert (found is not None) is hit
+    if found is not None:
+        assert found.id == "b"
+    assert not Restrictions(revocations=cutoffs).revokes(target.kind, target.value)
+
+
 def test_one_target_can_be_asked_for() -> None:
     """Signers and peers are judged by name, without a stream."""
     restrictions = Restrictions(revocations=[revocation("r", Target("node", "tools-1"))])

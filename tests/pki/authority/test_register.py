@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from pki.authority.bans import Cutoff
 from pki.authority.entries import Invitation, Issuance, PolicyVersion, Proposal
 from pki.authority.register import Register
 from pki.clock import Wall
@@ -255,6 +256,38 @@ def test_a_newer_register_is_refused(path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(LocalError, match="newer lockgate"):
         Register.open(path)
+
+
+def test_a_lifted_ban_leaves_a_cutoff_unless_it_was_a_mistake(register: Register) -> None:
+    """Lifted with a cutoff: by name free, as issued before it not. As a mistake: free, and the cutoff with it."""
+    register.ban(Target(kind="node", value="agents-1"), "r", Wall(1))
+    register.lift_bans(["r", "unknown"], 10, Wall(2))
+    assert not register.is_banned(NODE)
+    assert not register.is_banned(SESSION, issued=10)
+    assert register.is_banned(NODE, issued=9)
+    assert register.is_banned(SESSION, issued=9)
+    assert not register.is_banned(OPERATOR, issued=9)
+    register.lift_bans(["r"], 0, Wall(3))
+    assert not register.is_banned(NODE, issued=9)
+
+
+def test_a_ban_that_was_lifted_does_not_come_back_by_its_own_statement(register: Register) -> None:
+    """The CA enters all revocations that it holds again at each start."""
+    for _ in range(2):
+        register.ban(Target(kind="node", value="agents-1"), "r", Wall(1))
+        register.lift_bans(["r"], 0, Wall(2))
+    register.ban(Target(kind="node", value="agents-1"), "r", Wall(3))
+    assert not register.is_banned(NODE)
+    register.ban(Target(kind="node", value="agents-1"), "another", Wall(3))
+    assert register.is_banned(NODE)
+
+
+def test_a_cutoff_hits_all_that_its_target_means(register: Register) -> None:
+    """As a ban does, for what was issued before it."""
+    register.cut_off(Cutoff("c", Target(kind="agent", value=SESSION.name), 10))
+    assert register.is_banned(SESSION, issued=9)
+    assert not register.is_banned(SESSION, issued=10)
+    assert not register.is_banned(SESSION)
 
 
 # Policies

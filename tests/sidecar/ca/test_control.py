@@ -87,7 +87,7 @@ async def test_root_on_the_cas_host_stops_anybody_and_lets_go_again(bureau: Bure
     assert revoked["kind"] == "revocation"
 
 
-@pytest.mark.parametrize("path", ["/v1/orders", "/v1/unlocks"])
+@pytest.mark.parametrize("path", ["/v1/orders", "/v1/unlocks", "/v1/unrevokes"])
 async def test_an_order_takes_root_on_the_cas_host(app: Starlette, path: str) -> None:
     """Whoever may order could stop the mesh for good: the socket's group may not."""
     member_of_the_group = PeerCred(pid=7, uid=os.geteuid() + 1, gid=0)

@@ -11,12 +11,13 @@ from pki.clock import HOUR, MINUTE, SECOND
 from pki.errors import LocalError, RefusedError, RemoteError
 from pki.http.client import HttpClient
 from pki.http.server import serve_connection
-from pki.statement import Demand, Heartbeat, Lift, Statement
+from pki.statement import Cutoff, Demand, Heartbeat, Lift, Revocation, Statement, Target
 from pki.verify import Identity, verify
 from sidecar.ca import office
 from sidecar.ca.daemon import hooks_of
 from sidecar.defaults import SKEW
 from sidecar.gossip.journal import Journal
+from sidecar.peering import is_member_identity
 from tests.authority import NOW, new_key
 from tests.sidecar.ca.world import CONFIG, POLICY, Bureau, unlock
 from tests.statements import Signatory, lock, revocation
@@ -313,12 +314,130 @@ async def test_only_locks_in_force_are_lifted(bureau: Bureau) -> None:
     assert bureau.locks() == [locked.id]
 
 
-async def test_no_revocation_is_lifted_without_its_cutoff(bureau: Bureau) -> None:
-    """An unrevoke alone would revive every stolen certificate of that name."""
-    alice = await bureau.enlist("alice", "admin")
-    demand = alice.says("demand", Demand(action="unrevoke", ids=["a" * 26]))
-    with pytest.raises(RefusedError, match="locks only"):
-        await lift(bureau, alice, demand)
+# Unrevoke
+
+
+def unrevoke(*ids: str, mistake: bool = False) -> Demand:
+    return Demand(action="unrevoke", ids=list(ids), mistake=mistake)
+
+
+async def test_who_is_unrevoked_comes_back_with_new_certificates_only(
+    bureau: Bureau, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The name is free at the CA and everywhere; what was issued before is refused at both, for good."""
+    alice, tools = await bureau.enlist("alice", "responder"), bureau.mint.ca.node("tools-1")
+    await bureau.enrol("tools-1")
+    old = identity_of(bureau, bureau.issuer.admit(tools, new_key().public_key(), bureau.clock.wall()))
+    revoked = alice.says("revocation", revocation("node", "tools-1"))
+    await bureau.hears(revoked)
+    started = trio.current_time()
+    answer = await lift(bureau, alice, alice.says("demand", unrevoke(revoked.id)))
+    [cutoff] = bureau.office.member.snapshot.restrictions.revocations
+    assert (cutoff.id, cutoff.before) == (revoked.id, NOW - NOW % SECOND + SECOND)
+    # Whoever joins once it is answered joins after the cutoff.
+    assert trio.current_time() - started == pytest.approx(1 - NOW % SECOND / SECOND)
+    assert len(bureau.numbers(revoked)) == 1  # Adopted: a joiner must get it too.
+    bureau.clock.pass_time(SECOND)
+    assert not is_member_identity(old, bureau.office.member.snapshot)
+    with pytest.raises(RefusedError, match="of before"):
+        bureau.issuer.renew(old, new_key().public_key(), bureau.clock.wall())
+    new = identity_of(bureau, bureau.issuer.admit(tools, new_key().public_key(), bureau.clock.wall()))
+    assert is_member_identity(new, bureau.office.member.snapshot)
+    bureau.issuer.renew(new, new_key().public_key(), bureau.clock.wall())
+    entry = bureau.office.member.store.entry(str(answer["id"]))
+    assert entry is not None
+    assert entry.ends >= revoked.payload.expires
+
+
+async def test_a_mistake_is_lifted_whole_by_an_admin(
+    bureau: Bureau, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Certificates of before count again. A responder alone may not revive what may be in somebody else's hands."""
+    alice, bob = await bureau.enlist("alice", "responder"), await bureau.enlist("bob", "admin")
+    tools = bureau.mint.ca.node("tools-1")
+    await bureau.enrol("tools-1")
+    old = identity_of(bureau, bureau.issuer.admit(tools, new_key().public_key(), bureau.clock.wall()))
+    revoked = alice.says("revocation", revocation("node", "tools-1"))
+    await bureau.hears(revoked)
+    with pytest.raises(RefusedError, match="role admin"):
+        await lift(bureau, alice, alice.says("demand", unrevoke(revoked.id, mistake=True)))
+    await lift(bureau, bob, bob.says("demand", unrevoke(revoked.id, mistake=True)))
+    assert is_member_identity(old, bureau.office.member.snapshot)
+    bureau.issuer.renew(old, new_key().public_key(), bureau.clock.wall())
+
+
+async def test_what_is_left_of_a_revocation_is_lifted_as_a_mistake_later(
+    bureau: Bureau, autojump_clock: trio.testing.MockClock
+) -> None:
+    """First unrevoked with its cutoff, then seen to have been wrong: the cutoff goes too, and a third time nothing."""
+    bob = await bureau.enlist("bob", "admin", "responder")
+    revoked = bob.says("revocation", revocation("agent", "researcher"))
+    await bureau.hears(revoked)
+    await lift(bureau, bob, bob.says("demand", unrevoke(revoked.id)))
+    with pytest.raises(RefusedError, match="no such revocation"):
+        await lift(bureau, bob, bob.says("demand", unrevoke(revoked.id)))
+    await lift(bureau, bob, bob.says("demand", unrevoke(revoked.id, mistake=True)))
+    assert bureau.office.member.snapshot.restrictions.revocations == ()
+    with pytest.raises(RefusedError, match="no such revocation"):
+        await lift(bureau, bob, bob.says("demand", unrevoke(revoked.id, mistake=True)))
+
+
+@pytest.mark.parametrize("target", [("session", "a" * 26), ("serial", "ab12")])
+async def test_what_has_no_other_certificate_is_unrevoked_as_a_mistake_only(
+    bureau: Bureau, target: tuple[str, str]
+) -> None:
+    """With a cutoff it would stay dead, and the operator would think that it lives."""
+    bob = await bureau.enlist("bob", "admin", "responder")
+    revoked = bob.says("revocation", revocation(*target))
+    await bureau.hears(revoked)
+    with pytest.raises(RefusedError, match="no other certificate"):
+        await lift(bureau, bob, bob.says("demand", unrevoke(revoked.id)))
+    await lift(bureau, bob, bob.says("demand", unrevoke(revoked.id, mistake=True)))
+    assert bureau.office.member.snapshot.restrictions.revocations == ()
+
+
+async def test_an_unrevoke_that_the_register_did_not_take_is_written_later(
+    bureau: Bureau, autojump_clock: trio.testing.MockClock
+) -> None:
+    """After a crash in between, too: what it owes is read off the store, and a lift always after what it lifts."""
+    bob = await bureau.enlist("bob", "admin", "responder")
+    revoked = bob.says("revocation", revocation("node", "tools-1"))
+    await bureau.hears(revoked)
+    bureau.register.broken_lifts = "disk full"
+    with capture_logs() as logs:
+        await lift(bureau, bob, bob.says("demand", unrevoke(revoked.id)))
+    assert [one["why"] for one in logs if one["log_level"] == "error"] == ["disk full"]
+    tools = bureau.mint.ca.node("tools-1")
+    assert bureau.register.is_banned(tools)
+    again = await bureau.restarted()
+    await again.office.adopt_due()
+    assert not again.register.is_banned(tools)
+    assert again.register.is_banned(tools, issued=NOW - 1)
+    again.register.close()
+
+
+async def test_root_orders_an_unrevoke_and_a_cutoff(bureau: Bureau) -> None:
+    """On the CA's host it takes nobody else; a cutoff revokes what was issued before, and nothing after."""
+    made = await bureau.office.order(Revocation(target=Target(kind="agent", value="researcher")), HOUR)
+    await bureau.office.unrevoke_by_order(made.id, mistake=True)
+    cut = await bureau.office.order(Cutoff(target=Target(kind="node", value="tools-1"), before=NOW), HOUR)
+    [found] = bureau.office.member.snapshot.restrictions.revocations
+    assert (found.id, found.before) == (cut.id, NOW)
+    tools = bureau.mint.ca.node("tools-1")
+    assert bureau.register.is_banned(tools, issued=NOW - 1)
+    assert not bureau.register.is_banned(tools, issued=NOW)
+    await bureau.office.unrevoke_by_order(cut.id, mistake=True)
+    assert not bureau.register.is_banned(tools, issued=NOW - 1)
+    assert bureau.office.member.snapshot.restrictions.revocations == ()
+
+
+def identity_of(bureau: Bureau, chain: tuple[bytes, ...]) -> Identity:
+    found = verify(chain, bureau.mint.ca.bundle, bureau.clock.wall())
+    assert isinstance(found, Identity)
+    return found
+
+
+# Demands
 
 
 async def test_a_lift_needs_a_demand(bureau: Bureau) -> None:

@@ -60,6 +60,12 @@ class FaultRegister(Register):
 
     broken = ""
     broken_policies = ""
+    broken_lifts = ""
+
+    def lift_bans(self, statements: Iterable[str], before: int, at: Wall) -> None:
+        if self.broken_lifts:
+            raise LocalError(self.broken_lifts)
+        super().lift_bans(statements, before, at)
 
     def keep_policy(self, version: PolicyVersion) -> None:
         if self.broken_policies:

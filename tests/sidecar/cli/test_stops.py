@@ -168,3 +168,51 @@ def test_locks_and_revocations_are_listed(daemon: FakeDaemon) -> None:
     assert daemon.run("revoke", "ls").out == f"{ID}  node:a  by bob\n"
     assert daemon.run("lock", "ls", "--json").json == {"schema_version": 1, "locks": locks}
     assert daemon.run("revoke", "ls", "--json").json == {"schema_version": 1, "revocations": revocations}
+
+
+@pytest.mark.parametrize("mistake", [False, True])
+def test_unrevoke_brings_a_demand_to_the_ca(
+    daemon: FakeDaemon, ca: FakeCa, alice: Path, mistake: bool
+) -> None:
+    """That it was a mistake is part of what is signed."""
+    ca.answer = {"id": ID, "lifted": [LOCK]}
+    done = daemon.run("--operator", alice, "unrevoke", LOCK, *(["--mistake"] if mistake else []))
+    assert (done.code, done.out.splitlines()[0]) == (Exit.YES, f"unrevoked {LOCK}")
+    [(call, body)] = ca.asked
+    assert call == "POST /v1/lifts"
+    assert parse(body["demand"]).body == Demand(action="unrevoke", ids=[LOCK], mistake=mistake)
+
+
+def test_root_unrevokes_and_cuts_off_on_the_cas_host(daemon: FakeDaemon) -> None:
+    """The CA signs; what was issued before is the CA's alone to revoke."""
+    daemon.says("POST /v1/unrevokes", id=ID, lifted=[LOCK])
+    daemon.says("POST /v1/orders", id=ID, kind="cutoff")
+    daemon.says(f"GET /v1/statements/{ID}", issued=0, nodes={"tools-1": CONFIRMED})
+    assert daemon.run("unrevoke", LOCK, "--as-ca").code == Exit.YES
+    done = daemon.run("revoke", "node:a", "--issued-before", "1970-01-01T00:00:01Z", "--as-ca")
+    assert done.code == Exit.YES
+    asked = [(call, body) for call, body in daemon.asked if call.startswith("POST")]
+    target = {"kind": "node", "value": "a"}
+    assert asked == [
+        ("POST /v1/unrevokes", {"id": LOCK, "mistake": False}),
+        (
+            "POST /v1/orders",
+            {"kind": "cutoff", "target": target, "message": "", "life": 15 * DAY, "before": 1_000_000},
+        ),
+    ]
+
+
+@pytest.mark.parametrize("words", [["node:a"], ["serial:ab", "--as-ca"], ["all", "--as-ca"]])
+def test_a_cutoff_is_the_cas_and_of_what_has_several_certificates(
+    daemon: FakeDaemon, words: list[str]
+) -> None:
+    """Said before anybody is asked."""
+    done = daemon.run("revoke", *words, "--issued-before", "2027-01-01")
+    assert (done.code, daemon.asked) == (Exit.USAGE, [])
+
+
+def test_a_cutoff_is_listed_with_its_instant(daemon: FakeDaemon) -> None:
+    """So that nobody takes it for the whole name."""
+    left = {"id": ID, "target": "node:a", "by": "bob", "before": 1_900_000_000_000_000}
+    daemon.says("GET /v1/status", locks=[], revocations=[left])
+    assert daemon.run("revoke", "ls").out.endswith("by bob  as issued before 2030-03-17 17:46:40 UTC\n")

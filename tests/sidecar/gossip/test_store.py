@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -10,13 +11,25 @@ from pki.errors import RemoteError
 from pki.ids import new_id
 from pki.judge import Word
 from pki.spiffe import SpiffeId
-from pki.statement import Applied, AuditHead, Receipt, RolloverAck, Signer, Statement, Terms, parse, sign
+from pki.statement import (
+    Applied,
+    Cutoff,
+    Lift,
+    Receipt,
+    RolloverAck,
+    Signer,
+    Statement,
+    Target,
+    Terms,
+    parse,
+    sign,
+)
 from sidecar.defaults import OPERATOR_LIVE_STATEMENTS, OPERATOR_LOCK_MAX_TTL, RETENTION
-from sidecar.gossip import store as store_module
+from sidecar.gossip import quota
 from sidecar.gossip.store import Entry, Store, is_restriction, stages
 from tests.asking import approves, asks, refuses, session
 from tests.authority import NOW
-from tests.statements import Mint, Signatory, ca_word, lock, revocation, word_of
+from tests.statements import Mint, ca_word, lock, revocation, word_of
 
 MINT = Mint()
 ALICE, BOB, NODE = MINT.operator("alice"), MINT.operator("bob"), MINT.node("tools-1")
@@ -158,6 +171,32 @@ def test_a_restriction_counts_from_the_merge_on() -> None:
     assert [name for name, _, _ in restrictions(store)] == [CA_LOCK.id]
 
 
+def cutoffs(store: Store, floor: int = NOW) -> dict[str, int]:
+    return {entry.statement.id: before for entry, before in store.cutoffs(Wall(floor))}
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_of_several_unrevokes_the_earliest_cutoff_holds(order: tuple[int, ...]) -> None:
+    """In any order: two leave the earlier cutoff, and one that says mistake leaves none."""
+    lifts = [MINT.says("unrevoke", Lift(ids=[CA_REVOCATION.id], before=at)) for at in (NOW, NOW - 5)]
+    pool = [CA_REVOCATION, *lifts]
+    store = filled(*(pool[which] for which in order))
+    assert restrictions(store) == []
+    assert cutoffs(store) == {CA_REVOCATION.id: NOW - 5}
+    take(store, MINT.lifts("unrevoke", CA_REVOCATION.id))
+    assert cutoffs(store) == {}
+
+
+def test_a_cutoff_holds_until_it_ends_or_is_unrevoked() -> None:
+    """An unlock does nothing to it."""
+    cut = MINT.says("cutoff", Cutoff(target=Target(kind="agent", value="a"), before=NOW))
+    store = filled(cut, MINT.lifts("unlock", cut.id))
+    assert cutoffs(store) == {cut.id: NOW}
+    assert cutoffs(store, NOW + HOUR) == {}
+    take(store, MINT.lifts("unrevoke", cut.id))
+    assert cutoffs(store) == {}
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_unlock_never_outruns_the_lock_it_lifts(first: bool) -> None:
     """A lift deleted before its lock would revive it: it is kept as long, in whatever order they came."""
@@ -212,22 +251,6 @@ def test_an_adopted_word_of_nobody_is_the_cas() -> None:
     entry = filled(MINT.adopts(strange)).entry(strange.id)
     assert entry is not None
     assert entry.author == "ca"
-
-
-def head(who: Signatory, at: int) -> Statement:
-    return who.says("audit-head", AuditHead(volume="v", count=at, head="00" * 32, at=at, signature=b"s"))
-
-
-def test_of_each_nodes_audit_heads_the_newest_counts() -> None:
-    """One a node is held, whatever order they come in, and another node's is another subject."""
-    other = MINT.node("tools-2")
-    heads = [head(NODE, 1), head(NODE, 2), head(other, 1)]
-    store = Store()
-    for statement, who in ((heads[0], NODE), (heads[1], NODE), (heads[2], other)):
-        assert store.merge(word_of(statement, who.id, Signer.NODE), None, AT)
-        store.settle([statement.id])
-    assert {entry.statement.id for entry in store.of_kinds("audit-head")} == {heads[1].id, heads[2].id}
-    assert not store.merge(word_of(heads[0], NODE.id, Signer.NODE), None, AT)
 
 
 def test_a_newer_version_supersedes_once_it_is_durable() -> None:
@@ -328,7 +351,7 @@ def test_an_adopted_statement_is_past_its_quota() -> None:
 
 def test_a_node_has_a_quota_of_its_own_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its receipts cannot keep it from ending its sessions."""
-    monkeypatch.setattr(store_module, "MEMBER_LIVE_STATEMENTS", 1)
+    monkeypatch.setattr(quota, "MEMBER_LIVE_STATEMENTS", 1)
     receipt = NODE.says("receipt", Receipt(applied=[Applied(id=LOCK.id, since=NOW, cut=2)]))
     store = filled(receipt, SESSION_END)
     with pytest.raises(RemoteError, match="1 live already"):
@@ -337,7 +360,7 @@ def test_a_node_has_a_quota_of_its_own_for_each_kind(monkeypatch: pytest.MonkeyP
 
 def test_a_session_has_a_quota_and_its_node_one_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that asks in a loop fills its own place; a node that starts sessions to ask, the node's."""
-    monkeypatch.setattr(store_module, "_ALLOWANCES", {"session": 2, "node": 3})
+    monkeypatch.setattr(quota, "_ALLOWANCES", {"session": 2, "node": 3})
     loud, quiet = session(MINT), session(MINT, new_id(b"b" * 16))
     requests = [asks(one, nonce=bytes([n] * 16)) for one in (loud, quiet) for n in range(3)]
     store = filled(*requests[:2])
@@ -351,7 +374,7 @@ def test_a_session_has_a_quota_and_its_node_one_for_all_of_them(monkeypatch: pyt
 
 def test_answers_leave_an_operator_the_places_of_its_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who approves all day can still stop something, and refuse something."""
-    monkeypatch.setattr(store_module, "_ALLOWANCES", {"": 1, "approval": 1, "refusal": 1})
+    monkeypatch.setattr(quota, "_ALLOWANCES", {"": 1, "approval": 1, "refusal": 1})
     request = asks(session(MINT))
     store = filled(approves(ALICE, request), refuses(ALICE, request), ALICE.says("lock", lock()))
     for one in (approves(ALICE, request, NOW + 2), refuses(ALICE, request, NOW + 2)):
