@@ -54,6 +54,7 @@ PURE_CORES = (
     "sidecar.gossip.freshness",
     "sidecar.gossip.intake",
     "sidecar.gossip.quota",
+    "sidecar.gossip.standing",
     "sidecar.gossip.store",
     "sidecar.gossip.texts",
     "sidecar.http.headers",

@@ -26,6 +26,7 @@ from sidecar.session.cgroup import SessionCgroups
 from sidecar.wire import FrameType
 from tests.clients import (
     CEILING_SECONDS,
+    ask,
     connect,
     converse,
     expected,
@@ -297,6 +298,13 @@ def test_a_node_that_does_not_confirm_is_named_and_locked_once_it_wakes_up(mesh:
     with mesh.paused("tools-1"):
         done = mesh.cli("lock", "service:echo", "--wait", "1s", "--json", operator="alice")
         words = mesh.cli("lock", "service:echo", "--wait", "1s", operator="alice")
+        fleet = mesh.cli("status", "--fleet", "--json")
+    assert fleet.code == 3, fleet
+    [lacking] = [one for one in fleet.json["statements"] if one["id"] == done.json["id"]]
+    assert {name: one["state"] for name, one in lacking["nodes"].items()} == {
+        "agents-1": "confirmed",
+        "tools-1": "unconfirmed",
+    }
     assert (done.code, words.code) == (3, 3), (done, words)
     nodes = done.json["nodes"]
     assert {name: one["state"] for name, one in nodes.items()} == {
@@ -312,6 +320,20 @@ def test_a_node_that_does_not_confirm_is_named_and_locked_once_it_wakes_up(mesh:
     for name in locks:
         until(lambda name=name: mesh.standing(name)["tools-1"]["state"] == "confirmed", "tools-1 to confirm")  # type: ignore[misc]  # mypy infers no lambda's default
     assert sorted(one["id"] for one in mesh.status("tools-1")["locks"]) == sorted(locks)
+    until(lambda: mesh.cli("status", "--fleet").code == 0, "all of the fleet to confirm")
+
+
+def test_a_dry_run_says_what_a_lock_would_cut_and_cuts_nothing(mesh: Story) -> None:
+    """The live streams by service, and what the policy would lose; all goes on."""
+    with mesh.streams(2) as live:
+        done = mesh.cli("lock", "service:echo", "--dry-run", "--json")
+        assert (done.code, done.json["streams"], done.json["sessions"]) == (0, {"echo": 2}, 1), done
+        assert done.json["paths"] == [
+            {"agent": "researcher", "service": "echo", "segment": done.json["paths"][0]["segment"]}
+        ]
+        assert mesh.cli("revoke", "agent:nobody", "--dry-run", "--json").json["streams"] == {}
+        assert [ask(stream, b"still") for stream in live] == [b"still"] * 2
+    assert mesh.cli("lock", "ls").out == "no locks in force\n"
 
 
 # -- revocation

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from pki.errors import ConfigError, LockgateError
+from sidecar.cli.fleet import report_fleet
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import clock_time, printable
 from sidecar.control.client import call
@@ -34,9 +35,15 @@ def reload(settings: Settings) -> int:
 
 
 @click.command()
+@click.option("--fleet", is_flag=True, help="What counts now, and which node has confirmed it.")
 @settings_options
-def status(settings: Settings) -> int:
-    """Say how the daemon of this directory is: peers, freshness, locks, bindings. Exit code 1: it is not ready."""
+def status(settings: Settings, fleet: bool) -> int:
+    """Say how the daemon of this directory is: peers, freshness, locks, bindings. Exit code 1: it is not ready.
+
+    --fleet: every stop, lift, policy and trust bundle that counts, node by node. Exit code 3: a node has not confirmed.
+    """
+    if fleet:
+        return report_fleet(settings)
     answer = call(settings.paths.admin_sock, "GET", "/v1/status")
     settings.emit(answer, "\n".join(_lines(answer)))
     return Exit.YES if answer["ready"] else Exit.NO

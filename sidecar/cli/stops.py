@@ -10,6 +10,7 @@ from pki.clock import DAY, MINUTE
 from pki.ids import is_id
 from pki.spiffe import is_name
 from sidecar import defaults
+from sidecar.cli.dry_run import would_stop
 from sidecar.cli.operator import acting
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import DURATION, ID, TIME, clock_time, printable
@@ -32,6 +33,12 @@ DEMAND_LIFE = 5 * MINUTE
 """A wish for now: nobody who gets hold of it brings it to the CA tomorrow."""
 
 
+dry_run_option = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Stop nothing; say what it would stop, and which live streams here it would cut.",
+)
+
 as_ca_option = click.option(
     "--as-ca",
     is_flag=True,
@@ -43,10 +50,13 @@ as_ca_option = click.option(
 @click.argument("target", metavar="TARGET|ls")
 @click.option("--message", default="", help="Shown to those who are refused.")
 @click.option("--ttl", type=DURATION, default="1h", show_default=True, help="At most 4h.")
+@dry_run_option
 @as_ca_option
 @wait_option
 @settings_options
-def lock(settings: Settings, target: str, message: str, ttl: int, wait: int, as_ca: bool) -> int:
+def lock(
+    settings: Settings, target: str, message: str, ttl: int, dry_run: bool, wait: int, as_ca: bool
+) -> int:
     """Stop TARGET for a while: all, segment:N, service:N, agent:N, session:ID, node:N, operator:N, serial:HEX.
 
     `lock all` is the kill switch, `lock ls` lists the locks in force. Needs an operator with the role responder.
@@ -58,6 +68,8 @@ def lock(settings: Settings, target: str, message: str, ttl: int, wait: int, as_
     if not 0 < ttl <= defaults.OPERATOR_LOCK_MAX_TTL:
         raise click.UsageError("--ttl: more than 0 and at most 4h")
     kind, value = parse_target(target, LOCKABLE)
+    if dry_run:
+        return would_stop(settings, "lock", (kind, value))
     body = Lock(target=Target(kind=kind, value=value), message=message)  # type: ignore[arg-type]  # checked above
     return _publish(settings, body, Order(ttl, wait, f"locked {target}", as_ca))
 
@@ -68,11 +80,18 @@ def lock(settings: Settings, target: str, message: str, ttl: int, wait: int, as_
 @click.option(
     "--issued-before", type=TIME, default=None, help="Only certificates issued before then. Needs --as-ca."
 )
+@dry_run_option
 @as_ca_option
 @wait_option
 @settings_options
 def revoke(
-    settings: Settings, target: str, message: str, issued_before: int | None, wait: int, as_ca: bool
+    settings: Settings,
+    target: str,
+    message: str,
+    issued_before: int | None,
+    dry_run: bool,
+    wait: int,
+    as_ca: bool,
 ) -> int:
     """Stop TARGET for good: agent:N, session:ID, node:N, operator:N, serial:HEX. `revoke ls` lists them.
 
@@ -81,12 +100,16 @@ def revoke(
     if target == "ls":
         return _list(settings, "revocations")
     if issued_before is not None:
+        if dry_run:
+            raise click.UsageError("--dry-run: of a whole revocation; leave --issued-before out")
         if not as_ca:
             raise click.UsageError("--issued-before: by the CA only, so with --as-ca")
         return _cut_off(settings, target, message, issued_before, wait)
     from pki.statement import Revocation, Target
 
     kind, value = parse_target(target, REVOCABLE)
+    if dry_run:
+        return would_stop(settings, "revocation", (kind, value))
     body = Revocation(target=Target(kind=kind, value=value), message=message)  # type: ignore[arg-type]  # checked above
     return _publish(settings, body, Order(REVOCATION_LIFE, wait, f"revoked {target}", as_ca))
 

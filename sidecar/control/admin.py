@@ -42,7 +42,9 @@ def admin_app(node: Node, reload: state.Reload) -> Starlette:
             state.policy_route(node.member, node.seams.objects),
             bypass_route(node),
             *pin_routes(node),
-            *statements.routes(node.member, node.trust_domain),
+            *statements.routes(
+                node.member, node.trust_domain, lambda: [live.request for live in node.carrier.table]
+            ),
         ],
         exception_handlers=ERROR_HANDLERS,
     )

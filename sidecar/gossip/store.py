@@ -38,7 +38,6 @@ from pki.statement import (
     Lift,
     Lock,
     Member,
-    Receipt,
     Revocation,
     RolloverAck,
     Statement,
@@ -239,15 +238,6 @@ class Store:
             entry = self.newest(kind, subject)
             if entry is not None and isinstance(entry.statement.body, Member):
                 yield entry.statement.body
-
-    def receipts(self, statement_id: str) -> dict[str, Receipt]:
-        """Who acknowledged a statement first: author's SPIFFE ID to its receipt."""
-        found: dict[str, Entry] = {}
-        for entry in self._entries.values():
-            body = entry.statement.body
-            if isinstance(body, Receipt) and any(line.id == statement_id for line in body.applied):
-                found[entry.author] = min(found.get(entry.author, entry), entry, key=_issued)
-        return {author: entry.statement.body for author, entry in found.items()}  # type: ignore[misc]  # all Receipts
 
     def acknowledgements(self) -> dict[str, RolloverAck]:
         """What each node said last of the trust bundle that it has in force: author's SPIFFE ID to its word."""

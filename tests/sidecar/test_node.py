@@ -12,6 +12,7 @@ from pki.spiffe import SpiffeId
 from sidecar.address import Address
 from sidecar.audit.record import Kind
 from sidecar.config import NodeLimits
+from sidecar.gossip.standing import confirmed
 from sidecar.reasons import Reason
 from tests.datapath import LogBook, ScriptedArrival
 from tests.sidecar.control.world import Station
@@ -46,12 +47,12 @@ async def test_a_stop_does_not_wait_for_the_streams_of_the_one_before(
     await take(node, first)
     await take(node, second)
     await node.outbox.deliver()
-    assert node.member.store.receipts(second.id)
-    assert not node.member.store.receipts(first.id)
+    assert confirmed(node.member.store).get(second.id)
+    assert not confirmed(node.member.store).get(first.id)
     released.set()
     await trio.testing.wait_all_tasks_blocked()
     await node.outbox.deliver()
-    assert node.member.store.receipts(first.id)
+    assert confirmed(node.member.store).get(first.id)
 
 
 async def test_a_receipt_is_given_once_the_streams_are_dead(
@@ -78,8 +79,8 @@ async def test_a_receipt_counts_the_streams_it_ended(
     await take(node, stop)
     await trio.testing.wait_all_tasks_blocked()
     await node.outbox.deliver()
-    receipt = node.member.store.receipts(stop.id)[str(node.credential.id)]
-    assert [(one.id, one.cut) for one in receipt.applied if one.id == stop.id] == [(stop.id, 2)]
+    line = confirmed(node.member.store)[stop.id][str(node.credential.id)]
+    assert (line.id, line.cut) == (stop.id, 2)
 
 
 async def test_a_cut_stream_says_why_before_its_connection_is_closed(

@@ -394,17 +394,6 @@ def test_a_permission_is_given_out_once_it_is_settled_and_a_restriction_at_once(
     assert list(store.of_kinds("request")) == []
 
 
-def test_the_first_receipt_of_a_node_counts() -> None:
-    """A node that restarts may say it again; the time it took is that of the first."""
-    receipts = [
-        NODE.says("receipt", Receipt(applied=[Applied(id=LOCK.id, since=NOW + n, cut=n)]), issued=NOW + n)
-        for n in range(2)
-    ]
-    other = NODE.says("receipt", Receipt(applied=[Applied(id=CA_LOCK.id, since=NOW, cut=0)]))
-    for order in (receipts, reversed(receipts)):
-        assert filled(other, *order, LOCK).receipts(LOCK.id) == {str(NODE.id): receipts[0].body}
-
-
 def test_restoring_equals_continuing() -> None:
     """A store put back from its durable entries is the store that was."""
     store = filled(*POOL)
