@@ -191,6 +191,16 @@ class RolloverAck(Wire, frozen=True):
     issuer: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2,64}\Z")]
 
 
+class AuditHead(Wire, frozen=True):
+    """How far a node's audit log went at ``at``: a signed note (:mod:`sidecar.audit.checkpoint`). The newest counts."""
+
+    volume: Text
+    count: Sequence
+    head: Sha256Hex
+    at: Sequence
+    signature: Annotated[bytes, msgspec.Meta(max_length=128)]
+
+
 class Signer(StrEnum):
     """In what capacity a statement is signed."""
 
@@ -245,7 +255,7 @@ KINDS: dict[str, Kind] = dict(
         _kind("lease", Signer.CA, body=Lease),
         _kind("approval", Signer.APPROVER, body=Answer),
         _kind("refusal", Signer.CA, Signer.APPROVER, body=Answer, restriction=True, acknowledged=True),
-        _kind("audit-head", Signer.NODE),
+        _kind("audit-head", Signer.NODE, body=AuditHead),
         _kind("rollover-ack", Signer.NODE, body=RolloverAck),
         _kind("finding", Signer.NODE),
         _kind("request", Signer.SESSION, body=EscalationRequest),

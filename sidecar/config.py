@@ -95,6 +95,21 @@ class NodeLimits(Table):
     lifetime: Idle = defaults.STREAM_LIFETIME
 
 
+class AuditTable(Table):
+    """``[audit]`` of node.toml and ca.toml: how large the volumes of the log are, and how long they stay."""
+
+    volume_bytes: Annotated[int, Field(ge=64 * defaults.KIB, le=256 * defaults.MIB)] = (
+        defaults.AUDIT_VOLUME_BYTES
+    )
+    reserve_bytes: Annotated[int, Field(ge=64 * defaults.KIB, le=256 * defaults.MIB)] = (
+        defaults.AUDIT_RESERVE_BYTES
+    )
+    keep: Annotated[Duration, between(DAY, 3_650 * DAY)] | None = None
+    """Closed volumes older than this are removed; None: they stay."""
+    keep_bytes: Annotated[int, Field(ge=defaults.MIB)] | None = None
+    """The oldest are removed while all volumes take more."""
+
+
 class OtelTable(Table):
     """``[otel]`` of node.toml: where spans go."""
 
@@ -122,6 +137,7 @@ class NodeConfig(Table):
     workload_api: bool = False
     """Whether programs get sessions over the SPIFFE Workload API, on run/workload.sock."""
     limits: NodeLimits = NodeLimits()
+    audit: AuditTable = AuditTable()
     otel: OtelTable | None = None
 
 
@@ -193,3 +209,4 @@ class CaConfig(Table):
     lifetimes: Lifetimes = Lifetimes()
     oidc: Oidc | None = None
     limits: CaLimits = CaLimits()
+    audit: AuditTable = AuditTable()

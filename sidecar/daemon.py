@@ -11,6 +11,7 @@ from pki.clock import SystemClock
 from pki.errors import ConfigError, LocalError
 from sidecar import defaults, lifecycle, log, systemd
 from sidecar.audit import record
+from sidecar.audit.closed import ClosedVolumes, Keep
 from sidecar.audit.volume import Site
 from sidecar.audit.writer import AuditWriter
 from sidecar.catch_up import CatchUp
@@ -20,7 +21,7 @@ from sidecar.control.agent import agent_app
 from sidecar.control.unix import serve_unix
 from sidecar.disk import RealDisk
 from sidecar.gossip.journal import Journal
-from sidecar.identity import Credential, NextKey, load_bundle, save_bundle
+from sidecar.identity import BUNDLE_FILE, Credential, NextKey, load_bundle, save_bundle
 from sidecar.mcp.pinfile import PinFile
 from sidecar.net import listen_unix
 from sidecar.node import Node, Seams
@@ -61,7 +62,8 @@ def compose(paths: Paths, config: NodeConfig) -> Node:
     lifecycle.make_folders(paths)
     clock = SystemClock()
     cgroups = _session_cgroups()
-    site = Site(disk=RealDisk(), folder=paths.audit_dir, node=config.name)
+    kept = config.audit
+    site = Site(RealDisk(), paths.audit_dir, config.name, kept.volume_bytes, kept.reserve_bytes)
     seams = Seams(
         clock=clock,
         kernel=Callers(SockDiag(), cgroups.mount if cgroups else None),
@@ -72,7 +74,9 @@ def compose(paths: Paths, config: NodeConfig) -> Node:
         cgroups=cgroups,
         pins=PinFile(RealDisk(), paths.pins),
     )
-    return Node(config, Credential.load(paths.identity_dir), load_bundle(paths.identity_dir), seams)
+    node = Node(config, Credential.load(paths.identity_dir), load_bundle(paths.identity_dir), seams)
+    node.bundle_statement = (paths.identity_dir / BUNDLE_FILE).read_bytes()
+    return node
 
 
 def _session_cgroups() -> SessionCgroups | None:
@@ -132,8 +136,19 @@ async def _serve(paths: Paths, node: Node, listeners: Listeners) -> None:
         if listeners.workload is not None:
             nursery.start_soon(_workload_api(), listeners.workload, node)
         nursery.start_soon(node.peering.run, listeners.overlay, node.contacts, lifecycle.boot_id())
+        kept = Keep(node.config.audit.keep, node.config.audit.keep_bytes)
+        closed = ClosedVolumes(node.seams.audit, kept, node.seams.clock, lambda: node.member.floor)
         renewals = Renewals(node.certificates, node.life, NextKey(paths.identity_dir), node.seams.clock)
-        for part in (node.outbox, node.aftermath, node.users, node.life, node.carrier.servers, renewals):
+        for part in (
+            node.outbox,
+            node.aftermath,
+            node.users,
+            node.life,
+            node.carrier.servers,
+            renewals,
+            closed,
+            node.head_teller,
+        ):
             nursery.start_soon(part.run)
         nursery.start_soon(CatchUp(node.member, lambda: node.certificates.ca, node.is_fresh).run)
         nursery.start_soon(

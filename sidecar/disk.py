@@ -25,6 +25,9 @@ class AppendFile(Protocol):
 
     def fdatasync(self) -> None: ...
     def truncate(self, size: int) -> None: ...
+    def stands_at(self, path: Path) -> bool:
+        """Whether ``path`` still names this file: it was neither removed nor moved, nor its folder."""
+
     def close(self) -> None: ...
 
 
@@ -36,6 +39,9 @@ class Disk(Protocol):
 
     def append(self, path: Path) -> AppendFile:
         """An existing file."""
+
+    def allocate(self, path: Path, size: int) -> None:
+        """A new file of ``size`` bytes that are really there; OSError, and no file, if they are not."""
 
     def read(self, path: Path, offset: int, size: int) -> bytes:
         """At most ``size`` bytes from ``offset``; fewer only at the end of the file."""
@@ -69,6 +75,16 @@ class RealDisk:
 
     def append(self, path: Path) -> AppendFile:
         return _Descriptor(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+
+    def allocate(self, path: Path, size: int) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
 
     def read(self, path: Path, offset: int, size: int) -> bytes:
         with path.open("rb") as file:
@@ -110,6 +126,12 @@ class _Descriptor:
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._descriptor, size)
+
+    def stands_at(self, path: Path) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), path.stat())
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         os.close(self._descriptor)

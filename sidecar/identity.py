@@ -112,7 +112,11 @@ def save_bundle(raw: bytes, folder: Path) -> None:
 
 def load_bundle(folder: Path) -> TrustBundle:
     """The trust anchor that a join left in ``folder``; raises LocalError."""
-    path = folder / BUNDLE_FILE
+    return load_bundle_file(folder / BUNDLE_FILE)
+
+
+def load_bundle_file(path: Path) -> TrustBundle:
+    """The trust anchor in a file, which is trusted because of where it lies; raises LocalError."""
     try:
         statement = parse(path.read_bytes())
         pins = frozenset({spki_sha256(key_of(statement.envelope.chain[0]))})

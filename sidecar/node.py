@@ -21,13 +21,16 @@ from pki.statement import Statement
 from sidecar.address import Address
 from sidecar.aftermath import Aftermath, Receipted
 from sidecar.audit import record
+from sidecar.audit.checkpoint import Signatory
 from sidecar.audit.overheard import Overheard
 from sidecar.audit.record import Record
 from sidecar.audit.statements import records_of
+from sidecar.audit.witness import Heads, HeadTeller
 from sidecar.audit.writer import AuditWriter
 from sidecar.bindings import Bindings
 from sidecar.certificates import Certificates
 from sidecar.config import NodeConfig
+from sidecar.gossip.editions import bundle_statement
 from sidecar.gossip.journal import Journal
 from sidecar.gossip.links import Contact
 from sidecar.gossip.member import Member
@@ -112,6 +115,13 @@ class Node:
         self.certificates = Certificates(credential, self.member, self.carrier, config.ca)
         self.users = Users(self.name, lambda: self.member.snapshot.policy)
         self.outbox = Outbox(self.member, self._sealed, self._unsaid)
+        self.heads = Heads(self.name)
+        self.bundle_statement = b""
+        """The trust bundle as a join left it, for whoever composes us to say."""
+        self.head_teller = HeadTeller(
+            seams.audit, self.signatory, lambda: self.member.bundle.epoch, seams.clock, self.outbox.put
+        )
+        seams.audit.signatory = self.signatory
         self.aftermath = Aftermath(self.carrier.until_gone, self._give_receipts, self._drop_strangers)
         around = Surroundings(self.member, self.carrier, self.certificates, self.outbox)
         self.life = SessionLife(self.sessions, around)
@@ -156,6 +166,11 @@ class Node:
 
     def lineage(self) -> str:
         return self.certificates.identity.lineage
+
+    def signatory(self) -> Signatory:
+        """Who signs our log."""
+        own, held = self.credential, bundle_statement(self.member.store, self.member.bundle.digest)
+        return Signatory(own.id, own.chain, own.key, held or self.bundle_statement)
 
     def reconfigure(self, config: NodeConfig) -> None:
         """Take up what can change while serving."""
@@ -215,8 +230,10 @@ class Node:
 
     async def merged(self, statement: Statement, word: Word) -> None:
         """Enter what is now in force in the audit log."""
-        for one in records_of(statement, word, self.seams.clock.wall()):
-            self.seams.audit.append(one)
+        audit, now = self.seams.audit, self.seams.clock.wall()
+        volume = audit.head.volume if audit.head else ""
+        for one in (*records_of(statement, word, now), *self.heads.records_of(statement, word, now, volume)):
+            audit.append(one)
 
     async def trusted(self, bundle: Statement) -> bool:
         try:

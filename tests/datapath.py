@@ -9,6 +9,7 @@ import trio.testing
 from pki.clock import HOUR, SECOND, Boot, Wall
 from pki.ids import new_id
 from pki.spiffe import SpiffeId
+from sidecar.audit.chain import Head
 from sidecar.audit.record import Caller, Kind, Record, Role, Subject
 from sidecar.audit.writer import AuditUnavailableError
 from sidecar.policy.decide import Decision, Request
@@ -99,6 +100,7 @@ class LogBook:
     hold: trio.Event | None = None
     records: list[Record] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    head: Head | None = None
 
     def append(self, record: Record) -> None:
         self.records.append(record)

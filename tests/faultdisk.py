@@ -72,6 +72,15 @@ class FaultDisk:
         self._inode(path)
         return _OpenFile(self, path)
 
+    def allocate(self, path: Path, size: int) -> None:
+        file = self.create(path)
+        try:
+            if file.write(bytes(size)) < size:
+                raise OSError(errno.ENOSPC, "no space left on device", str(path))
+        except OSError:
+            self.remove(path)
+            raise
+
     def read(self, path: Path, offset: int, size: int) -> bytes:
         return bytes(self._inode(path).cached[offset : offset + size])
 
@@ -92,6 +101,13 @@ class FaultDisk:
         inode = self._inode(old)
         del self._names[old]
         self._names[new] = inode
+
+    def lose(self, folder: Path) -> None:
+        """Somebody removes the folder with all that is in it."""
+        self.folders.discard(folder)
+        for path in [path for path in self._names if path.parent == folder]:
+            del self._names[path]
+            self._durable_names.pop(path, None)
 
     def remove(self, path: Path) -> None:
         self._inode(path)
@@ -150,6 +166,9 @@ class _OpenFile:
     def truncate(self, size: int) -> None:
         self._disk._check()
         del self._inode.cached[size:]
+
+    def stands_at(self, path: Path) -> bool:
+        return self._disk._names.get(path) is self._inode
 
     def close(self) -> None:
         pass

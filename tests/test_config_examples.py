@@ -7,6 +7,7 @@ import pytest
 
 from pki.clock import HOUR
 from sidecar.config import (
+    AuditTable,
     CaConfig,
     CaLimits,
     Lifetimes,
@@ -24,7 +25,7 @@ CONFIG = Path(__file__).parents[1] / "config"
 
 # A key or header that only its # keeps from counting.
 COMMENTED = re.compile(r"^# (?=[a-z-]+ = |\[)", re.MULTILINE)
-EXAMPLES = ("advertise", "control-advertise", "operator")
+EXAMPLES = ("advertise", "control-advertise", "operator", "keep", "keep-bytes")
 
 
 def text_of(name: str) -> str:
@@ -75,8 +76,8 @@ def test_what_the_ca_example_calls_the_default_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("name", "tables"),
     [
-        ("node.toml", (NodeConfig, NodeLimits)),
-        ("ca.toml", (CaConfig, CaLimits, Lifetimes, Oidc)),
+        ("node.toml", (NodeConfig, NodeLimits, AuditTable)),
+        ("ca.toml", (CaConfig, CaLimits, Lifetimes, Oidc, AuditTable)),
     ],
 )
 def test_the_examples_name_every_key(name: str, tables: tuple[type[Table], ...]) -> None:

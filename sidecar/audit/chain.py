@@ -139,7 +139,12 @@ def _header(sealed: Sealed, name: str) -> Previous:
         raise RemoteError("is not a header")
     if sealed.body.get("volume") != name:
         raise RemoteError("is the header of another volume")
-    match sealed.body.get("previous"):
+    return previous_of(sealed)
+
+
+def previous_of(header: Sealed) -> Previous:
+    """What a volume with this header goes on from; raises RemoteError when it does not say."""
+    match header.body.get("previous"):
         case None:
             return None
         case {"volume": str(volume), "seq": int(seq), "chain": str(chain)} if _HEX.fullmatch(chain):

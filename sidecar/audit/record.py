@@ -60,6 +60,9 @@ class Kind(StrEnum):
     RECOVERY = "recovery"
     START = "start"
     STOP = "stop"
+    RETENTION = "retention"
+    CHECKPOINT = "checkpoint"
+    WITNESS = "witness"
 
 
 class Role(StrEnum):
@@ -300,6 +303,11 @@ def finding(at: Wall, what: str, facts: Facts = NO_FACTS) -> Record:
 def recovery(at: Wall, what: str, facts: Facts = NO_FACTS) -> Record:
     """Something was wrong and was dealt with."""
     return _event(Kind.RECOVERY, at, what, facts)
+
+
+def retention(at: Wall, volume: str, facts: Facts) -> Record:
+    """A volume is removed, and all before it are: which records those were, and why."""
+    return _event(Kind.RETENTION, at, "removed", {"volume": volume, **facts})
 
 
 def start(at: Wall, version: str, facts: Facts = NO_FACTS) -> Record:

@@ -91,7 +91,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
         {"type": "object", "additionalProperties": _COUNT},
         "how often an MCP server sent which messages of its own accord",
     ),
-    "count": (_COUNT, "how many like refusals this one stands for"),
+    "count": (_COUNT, "how many like refusals this one stands for; of a signed head, how many records it stands for"),
     "since": (_TIME, "when the first of them was (us)"),
     "volume": (_TEXT, "this file's name, or the file that is meant"),
     "previous": (
@@ -107,7 +107,18 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "serial": (_TEXT, "its serial, hex"),
     "not_after": (_TIME, "its end (us)"),
     "version": (_TEXT, "of the software"),
-    "why": (_TEXT, "what ended it"),
+    "why": (_TEXT, "what ended it, or why it was removed"),
+    "records": (_COUNT, "how many records a removed volume held"),
+    "last": (_DIGEST, "chain value of its last record"),
+    "bytes": (_COUNT, "what it took on disk"),
+    "of": (_TEXT, "the node whose head it is"),
+    "by": (_TEXT, "who signed it: a SPIFFE ID"),
+    "head": (_DIGEST, "chain value of the last record that the signature stands for"),
+    "signed_at": (_TIME, "when it was signed, by the signer's clock (us)"),
+    "signature": (_TEXT, "ECDSA P-256, DER, in base64"),
+    "leaf": (_DIGEST, "SHA-256 of the signer's certificate"),
+    "certificates": (_TEXTS, "its chain, DER in base64, leaf first, where the volume does not have it yet"),
+    "bundle": (_TEXT, "the trust bundle's statement, in base64"),
 }  # fmt: skip
 """Each field by its name: what may stand there, and what it means."""
 
@@ -139,6 +150,7 @@ def _of_stream(required: tuple[str, ...] = (), optional: tuple[str, ...] = ()) -
 _RULING = tuple(name for name in _names(Ruling) if name != "verdict")
 _ASKED = _names(Requested)
 _FOLDED = ("count", "since")
+_NOTE = ("by", "volume", "count", "head", "signed_at", "signature", "leaf")
 _EVENT = Shape(("what",), is_open=True)
 
 SHAPES: dict[Kind, Shape] = {
@@ -165,6 +177,9 @@ SHAPES: dict[Kind, Shape] = {
     Kind.RECOVERY: _EVENT,
     Kind.START: Shape(("version",), is_open=True),
     Kind.STOP: Shape(("why",)),
+    Kind.RETENTION: Shape(("what", "volume", "records", "last", "bytes", "why")),
+    Kind.CHECKPOINT: Shape(_NOTE, ("certificates", "bundle")),
+    Kind.WITNESS: Shape(("of", *_NOTE), ("certificates",)),
 }
 """Each kind's fields."""
 

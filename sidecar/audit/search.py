@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pki.errors import LocalError
+from pki.errors import LocalError, RemoteError
 from pki.ids import is_id
 from sidecar.audit.lines import extent, forward
 from sidecar.audit.volume import volume_names
@@ -88,7 +89,8 @@ def _lines(disk: Disk, folder: Path) -> Iterator[bytes]:
         if not names:
             raise LocalError(f"{folder}: holds no volume of an audit log")
         for name in names:
-            yield from forward(disk, folder / name, 0, extent(disk, folder / name).complete)
+            with suppress(RemoteError):  # a damaged compressed volume: as far as it goes
+                yield from forward(disk, folder / name, 0, extent(disk, folder / name).complete)
     except OSError as error:
         raise LocalError(f"{folder}: {error.strerror}") from None
 

@@ -8,6 +8,10 @@
 - When the disk fails, that volume is finished, and whoever waits in `commit` is told so. The records that
   nobody waits for are kept and go into the next volume, which is tried at once and then with growing
   pauses. Until it stands, `commit` fails at once.
+- On a full disk the reserve is given up for what stops and what is refused (:mod:`sidecar.audit.reserve`). `commit`
+  fails at once and the other records wait, until there is room for the reserve again.
+- A volume that has grown to its size is closed, and the next one begun.
+- A checkpoint stands behind each volume's first records, then every so many and so long, and at the end.
 - A disk that hangs is a disk that fails: `available` turns false after STALL, `commit` gives up after
   COMMIT_TIMEOUT. Only then the record may come to stand in the log although its `commit` failed.
 - Refusals given to `append` are folded (:mod:`sidecar.audit.folding`), so that nobody can forget to.
@@ -21,9 +25,11 @@ import trio
 
 from pki.clock import SECOND, Clock
 from pki.errors import LocalError
+from sidecar.audit import reserve
 from sidecar.audit.chain import Head
+from sidecar.audit.checkpoint import EVERY_SECONDS, Note, Pen, Signatory
 from sidecar.audit.folding import FOLDED, FoldedRefusals
-from sidecar.audit.record import ENVELOPE_BYTES, Record, recovery
+from sidecar.audit.record import ENVELOPE_BYTES, Record, finding, recovery
 from sidecar.audit.volume import Site, Volume, open_volume
 
 LINGER = 0.02
@@ -60,10 +66,18 @@ class AuditWriter:
         """Why the log cannot be written now; empty if it can."""
         self.broken = ""
         """Why the volume of an earlier start could not be continued; empty if it could."""
-        self._site = site
+        self.signatory: Callable[[], Signatory | None] = lambda: None
+        """Who signs the log now; None: nobody, and it carries no checkpoints."""
+        self.note: Note | None = None
+        """The newest durable checkpoint."""
+        self.site = site
         self._clock = clock
-        self._offload = offload or _thread_of_its_own()
+        self._offload = offload or thread_of_its_own()
         self._volume: Volume | None = None
+        self._low = False
+        """The disk is full: only what is urgent is written."""
+        self._sign_by = math.inf  # trio time of the next checkpoint
+        self._look_again = math.inf  # trio time of the next look for room
         self._folded = FoldedRefusals()
         self._group = _Group()
         self._losses_recorded = 0
@@ -79,7 +93,8 @@ class AuditWriter:
     @property
     def available(self) -> bool:
         """Whether `commit` can be expected to succeed."""
-        return self._volume is not None and trio.current_time() - self._busy_since < STALL
+        is_open = self._volume is not None and not self._low
+        return is_open and trio.current_time() - self._busy_since < STALL
 
     def append(self, record: Record) -> None:
         """Write ``record`` soon, at best effort."""
@@ -93,7 +108,7 @@ class AuditWriter:
     async def commit(self, record: Record) -> None:
         """Return when ``record`` is durable; raises AuditUnavailableError when it cannot be said to be."""
         group = self._group
-        if self._volume is None:
+        if self._volume is None or self._low:
             raise AuditUnavailableError(f"audit log: {self.trouble}")
         if not group.add(record, awaited=True):
             raise AuditUnavailableError("audit log: too much is waiting to be written")
@@ -106,6 +121,8 @@ class AuditWriter:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write until `close`; started once the first volume was tried. A failing disk does not end it."""
         try:
+            if self.site.reserve_bytes and not await self._offload(lambda: reserve.take(self.site)):
+                self._run_low("no space left on device")
             await self._write()
             task_status.started()
             while not self._closing:
@@ -139,18 +156,26 @@ class AuditWriter:
         return math.inf if deadline is None else deadline / SECOND
 
     async def _until_due(self) -> None:
-        while not self._closing and trio.current_time() < (due := max(self._due, self._not_before)):
+        while not self._closing and trio.current_time() < (due := self._next_write()):
             with trio.move_on_at(due):
                 await self._wake.wait()
             self._wake = trio.Event()
+
+    def _next_write(self) -> float:
+        return min(max(min(self._due, self._sign_by), self._not_before), self._look_again)
 
     async def _write(self) -> None:
         """Write the gathered group, in a new volume if there is none."""
         for one in self._folded.due(_now()):
             self._enqueue(one)
-        group, self._group = self._group, _Group()
+        if trio.current_time() >= self._look_again or (self._low and self._closing):
+            await self._look_for_room()
+        if trio.current_time() < self._not_before and not self._closing:
+            return
+        group, self._group = self._take_group()
         self._due = self._next_window()
-        if self._volume is not None and not group.records:
+        is_idle = self._volume is not None and not group.records and not self._failure
+        if is_idle and not self._is_to_sign():
             return
         lost = self.lost
         self._busy_since = trio.current_time()
@@ -161,26 +186,46 @@ class AuditWriter:
         else:
             self._losses_recorded = lost
             self._pause = 0.0
-            self.trouble = self._failure = ""
+            self._failure = ""
+            self.trouble = self.trouble if self._low else ""
+            self._schedule_checkpoint()
             group.settle(durable=True)
         finally:
             self._busy_since = math.inf
             group.settled.set()  # cancelled: not durable
 
     async def _put(self, volume: Volume | None, records: Sequence[Record]) -> None:
-        at = self._clock.wall()
+        at, signatory = self._clock.wall(), self.signatory()
+        must = volume is None or volume.is_full or self._closing or self._is_to_sign()
+        pen = None if signatory is None else Pen(signatory, at, must)
+        if volume is not None and volume.is_full:
+            volume.close()
+            volume = self._volume = None
         if volume is None:
-            opened = await self._offload(lambda: open_volume(self._site, at, records))
+            opened = await self._offload(lambda: open_volume(self.site, at, records, self.head, pen))
             volume = self._volume = opened.volume
             self.broken = self.broken or opened.broken
         else:
-            await self._offload(lambda: volume.append(records))
+            await self._offload(lambda: volume.append(records, pen))
         self.head = volume.head
+        self.note = volume.note or self.note
+
+    def _is_to_sign(self) -> bool:
+        return trio.current_time() >= self._sign_by or (self._closing and self._sign_by < math.inf)
+
+    def _schedule_checkpoint(self) -> None:
+        unsigned = self._volume.unsigned if self._volume is not None and self.signatory() is not None else 0
+        if not unsigned:
+            self._sign_by = math.inf
+        elif self._sign_by == math.inf or trio.current_time() >= self._sign_by:
+            self._sign_by = trio.current_time() + EVERY_SECONDS
 
     def _notes(self) -> list[Record]:
         """What the log has to say about itself first."""
-        at, notes = self._clock.wall(), []
-        if self._failure:
+        at, notes = self._clock.wall(), list[Record]()
+        if self._failure and self._low:
+            notes.append(finding(at, "audit_disk_full", {"cause": self._failure}))
+        elif self._failure:
             notes.append(recovery(at, "writable_again", {"cause": self._failure}))
         if self.lost > self._losses_recorded:
             notes.append(recovery(at, "records_lost", {"count": self.lost - self._losses_recorded}))
@@ -190,15 +235,40 @@ class AuditWriter:
         """The volume is finished: tell who waits, keep the records, try a new one after a pause."""
         volume, self._volume = self._volume, None
         self._failure = error.strerror or str(error)
-        self.trouble = f"{self._site.folder}: {self._failure}"
+        self.trouble = f"{self.site.folder}: {self._failure}"
         gathered, self._group = self._group, _Group([*group.unawaited, *self._group.unawaited])
         for one in (group, gathered):
             one.settle(durable=False)
         if volume is not None:
             await self._offload(volume.give_up)
+        if self.site.reserve_bytes and reserve.is_full(error) and not self._low:
+            await self._offload(lambda: reserve.release(self.site))
+            self._run_low(self._failure)
         self._due = -math.inf
         self._not_before = trio.current_time() + self._pause
         self._pause = min(max(FIRST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
+
+    def _run_low(self, cause: str) -> None:
+        self._low = True
+        self._failure = cause
+        self.trouble = f"{self.site.folder}: {cause}"
+        self._look_again = trio.current_time() + LONGEST_PAUSE
+
+    async def _look_for_room(self) -> None:
+        """Whether the reserve can be made again: then there is room for all."""
+        self._look_again = trio.current_time() + LONGEST_PAUSE
+        if await self._offload(lambda: reserve.take(self.site)):
+            self._low = False
+            self._look_again = math.inf
+            self._failure = self._failure or "no space left on device"
+
+    def _take_group(self) -> tuple["_Group", "_Group"]:
+        """What is to be written now, and what has to wait."""
+        if not self._low:
+            return self._group, _Group()
+        records = self._group.records
+        urgent = [one for one in records if one.kind in reserve.URGENT]
+        return _Group(urgent), _Group([one for one in records if one.kind not in reserve.URGENT])
 
     def _end(self) -> None:
         if self._volume is not None:
@@ -245,7 +315,8 @@ def _now() -> int:
     return round(trio.current_time() * SECOND)
 
 
-def _thread_of_its_own() -> Offload:
+def thread_of_its_own() -> Offload:
+    """One piece of work at a time, whatever else uses threads."""
     limiter = trio.CapacityLimiter(1)
 
     async def offload(work: Callable[[], T], /) -> T:

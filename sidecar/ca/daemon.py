@@ -20,6 +20,8 @@ from pki.errors import LocalError
 from pki.tls.context import ClientCertificate, make_context
 from sidecar import lifecycle, log, systemd
 from sidecar.audit import record
+from sidecar.audit.checkpoint import Signatory
+from sidecar.audit.closed import ClosedVolumes, Keep
 from sidecar.audit.record import Record
 from sidecar.audit.volume import Site
 from sidecar.audit.writer import AuditWriter
@@ -31,6 +33,7 @@ from sidecar.ca.rollover import RolloverDesk
 from sidecar.config import CaConfig, load_ca_config
 from sidecar.control.unix import serve_unix
 from sidecar.disk import RealDisk
+from sidecar.gossip.editions import bundle_statement
 from sidecar.gossip.journal import Journal
 from sidecar.gossip.links import Contact
 from sidecar.gossip.member import Member
@@ -77,9 +80,13 @@ async def run(paths: Paths) -> None:
     admin = listen_unix(paths.admin_sock, ADMIN_MODE)
     await office.member.restore(lifecycle.boot_id())
     reread = partial(reload, paths, config)
-    audit = AuditWriter(Site(disk=RealDisk(), folder=paths.audit_dir, node=config.name), clock)
+    audit = AuditWriter(_site(paths, config), clock)
+    kept = Keep(config.audit.keep, config.audit.keep_bytes)
+    closed = ClosedVolumes(audit, kept, clock, lambda: office.member.floor)
     office.record = audit.append
     rollover = RolloverDesk(office, signer, paths.authority_dir)
+    office.volume = lambda: audit.head.volume if audit.head else ""
+    audit.signatory = lambda: _signatory(authority, office)
     async with trio.open_nursery() as nursery:
         await nursery.start(audit.run)
         audit.append(record.start(clock.wall(), VERSION, {"role": "ca"}))
@@ -91,6 +98,7 @@ async def run(paths: Paths) -> None:
         nursery.start_soon(office.peering.run, control, _no_contacts, lifecycle.boot_id())
         nursery.start_soon(office.adopt_all)
         nursery.start_soon(office.beat)
+        nursery.start_soon(closed.run)
         _log.info("serving", ca=config.name, listen=[str(one) for one in config.listen])
         systemd.notify("READY=1")
         await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), _no_drain))
@@ -135,6 +143,18 @@ def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
         clock=office.clock,
         note=_noter(office.record, clock),
     )
+
+
+def _signatory(authority: Authority, office: Office) -> Signatory:
+    """Who signs the CA's own log: the key that it presents."""
+    member = office.member
+    bundle = bundle_statement(member.store, member.bundle.digest) or authority.bundle_statement.raw
+    return Signatory(authority.id, (authority.tls.certificate,), authority.tls.key, bundle)
+
+
+def _site(paths: Paths, config: CaConfig) -> Site:
+    kept = config.audit
+    return Site(RealDisk(), paths.audit_dir, config.name, kept.volume_bytes, kept.reserve_bytes)
 
 
 def _lifetimes(config: CaConfig) -> Lifetimes:

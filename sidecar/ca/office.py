@@ -38,6 +38,7 @@ from pki.verify import Identity
 from sidecar import defaults
 from sidecar.audit.record import Record
 from sidecar.audit.statements import records_of
+from sidecar.audit.witness import Heads
 from sidecar.ca import policies
 from sidecar.ca.steady import SigningClock
 from sidecar.gossip.member import Member
@@ -69,12 +70,15 @@ class Office:
         self.objects = objects
         self.record: Callable[[Record], None] = _unrecorded
         """Writes to the audit log; the daemon sets it."""
+        self.volume: Callable[[], str] = str
+        """The volume that it is writing; the same."""
         self.clock = SigningClock(clock, lambda: self.member.freshness)
         self._signer = signer
         self._clock = clock
         self._thread = trio.CapacityLimiter(1)
         desk = policies.Office(lambda: self.member, signer, objects, self.clock, self.publish, dev)
         self.policies = policies.PolicyDesk(desk, self._thread)
+        self._heads = Heads("")
         self._turn = trio.Lock()
         self._news = trio.Event()
         self._banned: set[str] = set()
@@ -93,7 +97,11 @@ class Office:
 
     async def merged(self, statement: Statement, word: Word) -> None:
         """A revocation is banned before whoever brought it hears that it was taken; adoption follows at once."""
-        for one in records_of(statement, word, self._clock.wall()):
+        now = self._clock.wall()
+        for one in (
+            *records_of(statement, word, now),
+            *self._heads.records_of(statement, word, now, self.volume()),
+        ):
             self.record(one)
         if isinstance(statement.body, Revocation | Cutoff | Lift):
             await self._ban(statement)

@@ -2,13 +2,13 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
 from pki.errors import LocalError
 from sidecar.cli.audit_trace import trace
+from sidecar.cli.audit_verify import verify
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import clock_time, printable
 from sidecar.exits import Exit
@@ -31,6 +31,7 @@ def audit(settings: Settings) -> None:
 
 
 audit.add_command(trace)
+audit.add_command(verify)
 
 
 @audit.command()
@@ -56,36 +57,6 @@ def tail(settings: Settings, count: int, follow: bool) -> int:
     except OSError as error:
         raise LocalError(f"{settings.paths.audit_dir}: {error.strerror}") from None
     return Exit.YES
-
-
-@audit.command()
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
-@settings_options
-def verify(settings: Settings, folder: Path | None) -> int:
-    """Check the hash chain of this node's log, or of a copied FOLDER: the first bad record, or how far it holds.
-
-    Exit code 1: a record is bad, or there is none.
-    """
-    from sidecar.audit.verify import verify_folder
-
-    report = verify_folder(folder or settings.paths.audit_dir)
-    bad = report.first_bad
-    body: dict[str, Any] = {
-        "records": report.records,
-        "volumes": report.volumes,
-        "first_bad": {"volume": bad.volume, "line": bad.line, "what": bad.what} if bad else None,
-        "torn": report.torn,
-        "gaps": report.gaps,
-        "provable": report.provable,
-    }
-    lines = [f"{report.records} records in {report.volumes} volumes"]
-    if bad:
-        lines.append(f"FIRST BAD RECORD: {bad.volume} line {bad.line}: {bad.what}")
-    if report.torn:
-        lines.append(f"torn: {report.torn} bytes of a last record that was never finished")
-    lines += [*(f"gap: {gap}" for gap in report.gaps), report.provable]
-    settings.emit(body, "\n".join(lines))
-    return Exit.NO if bad or not report.records else Exit.YES
 
 
 def words(record: dict[str, Any]) -> str:

@@ -19,6 +19,12 @@ def canary_of(store: Store) -> Canary | None:
     return canary if isinstance(canary, Canary) and not is_over else None
 
 
+def bundle_statement(store: Store, digest: str) -> bytes:
+    """The envelope of the trust bundle with this digest; empty where it came with the join, and not over gossip."""
+    entry = store.newest("bundle")
+    return entry.statement.raw if entry and entry.statement.digest.hex() == digest else b""
+
+
 def due_entry(store: Store, node: str) -> Entry | None:
     """What is to be in force at ``node`` (empty: at the CA); None before the first policy."""
     canary = canary_of(store)

@@ -3,7 +3,8 @@
 Rules:
 
 1. An entry is never evicted. It leaves when its statement has expired by the floor for longer than RETENTION (so
-   that a heartbeat's set is still whole), or when a newer, *settled* statement of the same subject (policy, canary, bundle, member of one name) supersedes it.
+   that a heartbeat's set is still whole), or when a newer, *settled* statement of the same subject (policy, canary,
+   bundle, member of one name, audit head of one node) supersedes it.
 2. In force = restrictions that have not ended by the floor, less the ids that an unlock (for locks) or an
    unrevoke (for revocations) names. A lift may arrive before what it lifts: nothing depends on order. An unrevoke
    leaves a cutoff, in the same statement: no member can ever hold the one without the other.
@@ -32,6 +33,7 @@ from pki.spiffe import IdKind
 from pki.statement import (
     KINDS,
     Adoption,
+    AuditHead,
     Bundle,
     Cutoff,
     Edition,
@@ -154,7 +156,7 @@ class Store:
             self._hold(replace(entry, adoptions=by_number((*entry.adoptions, statement))))
             return True
         entry = Entry(statement, word.author, at)
-        if any(_order(rival.statement) > _order(statement) for rival in self._rivals(statement)):
+        if any(_order(rival.statement) > _order(statement) for rival in self._rivals(entry)):
             return False
         self._check_quota(entry)
         self._hold(entry)
@@ -179,7 +181,7 @@ class Store:
             if entry is None:
                 continue
             self._settled.add(name)
-            for rival in self._rivals(entry.statement):
+            for rival in self._rivals(entry):
                 if _order(rival.statement) < _order(entry.statement):
                     self._drop(rival.statement.id)
                     gone.append(rival.statement.id)
@@ -265,9 +267,9 @@ class Store:
                     lifted[key] = min(body.before, lifted.get(key, body.before))
         return lifted
 
-    def _rivals(self, statement: Statement) -> list[Entry]:
+    def _rivals(self, entry: Entry) -> list[Entry]:
         """What is held of the same subject, itself included."""
-        subject = _subject(statement)
+        subject = _subject(entry)
         return [self._entries[name] for name in self._subjects.get(subject, ())] if subject else []
 
     def _check_quota(self, entry: Entry) -> None:
@@ -283,7 +285,7 @@ class Store:
             self._count(entry, 1)
         self._entries[name] = entry
         self._adoptions |= {adoption.id: name for adoption in entry.adoptions}
-        subject = _subject(entry.statement)
+        subject = _subject(entry)
         if subject is not None:
             self._subjects.setdefault(subject, set()).add(name)
         self._ids_digest = None
@@ -294,7 +296,7 @@ class Store:
         self._settled.discard(name)
         for adoption in entry.adoptions:
             del self._adoptions[adoption.id]
-        subject = _subject(entry.statement)
+        subject = _subject(entry)
         if subject is not None:
             self._subjects[subject].discard(name)
             if not self._subjects[subject]:
@@ -346,19 +348,20 @@ def _issued(entry: Entry) -> tuple[int, str]:
     return entry.statement.payload.issued, entry.statement.id
 
 
-def _subject(statement: Statement) -> tuple[str, str] | None:
+def _subject(entry: Entry) -> tuple[str, str] | None:
     """Of what the statement is one version among others; None: it stands for itself."""
-    body = statement.body
+    kind, body = entry.statement.kind, entry.statement.body
     if isinstance(body, Edition | Bundle):
-        return statement.kind, ""
+        return kind, ""
     if isinstance(body, Member):
-        kind = type(body.member).__name__.lower()
-        return statement.kind, f"{kind}/{body.member.name}"
+        return kind, f"{type(body.member).__name__.lower()}/{body.member.name}"
+    if isinstance(body, AuditHead):
+        return kind, entry.author
     return None
 
 
 def _order(statement: Statement) -> tuple[int, int, int, bytes]:
     """Which of two versions is newer. The digest makes it total: two bodies at one number end the same everywhere."""
     body = statement.body.member if isinstance(statement.body, Member) else statement.body
-    sequence: int = getattr(body, "sequence", 0)
+    sequence: int = body.at if isinstance(body, AuditHead) else getattr(body, "sequence", 0)
     return statement.payload.epoch, sequence, statement.payload.number, statement.digest

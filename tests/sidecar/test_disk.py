@@ -103,3 +103,41 @@ def test_a_failed_sync_loses_bytes_although_the_next_one_succeeds() -> None:
     file.fdatasync()
     assert disk.content(path) == b"lost"
     assert disk.crash().content(path) == b""
+
+
+@BOTH
+def test_what_is_allocated_is_there(make: Callable[[], Disk], tmp_path: Path) -> None:
+    """Under a new name, for its owner only."""
+    disk, path = make(), tmp_path / "lib/reserve"
+    disk.make_folder(path.parent)
+    disk.allocate(path, 10_000)
+    assert disk.size(path) == 10_000
+    with pytest.raises(FileExistsError):
+        disk.allocate(path, 1)
+
+
+def test_an_allocation_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    """It would take the room that is left."""
+    with pytest.raises(OSError, match=r"space|large"):
+        RealDisk().allocate(tmp_path / "reserve", 1 << 62)
+    assert list(tmp_path.iterdir()) == []
+    disk = FaultDisk()
+    disk.make_folder(tmp_path)
+    for disk.room in (0, 5):
+        with pytest.raises(OSError, match="space"):
+            disk.allocate(tmp_path / "reserve", 10)
+        assert disk.paths == set()
+
+
+@BOTH
+def test_a_file_knows_whether_its_name_is_still_its_own(make: Callable[[], Disk], tmp_path: Path) -> None:
+    """Removed, moved, or another in its place: whoever looks for it there does not find it."""
+    disk, path = make(), tmp_path / "lib/log"
+    disk.make_folder(path.parent)
+    file = disk.create(path)
+    assert file.stands_at(path)
+    disk.rename(path, path.with_name("moved"))
+    assert not file.stands_at(path)
+    disk.create(path).close()
+    assert not file.stands_at(path)
+    file.close()

@@ -2,6 +2,8 @@
 
 from pki.clock import Wall
 from sidecar.audit import record
+from sidecar.audit.chain import Head
+from sidecar.audit.checkpoint import Pen, sign
 from sidecar.audit.record import (
     Answered,
     Caller,
@@ -15,6 +17,7 @@ from sidecar.audit.record import (
     Traffic,
 )
 from sidecar.reasons import Reason
+from tests.auditlog import Keeper
 
 AT = Wall(1_767_225_600_000_000)
 ID = "b" * 26
@@ -49,6 +52,8 @@ ASKED = Requested(
     also=[{"method": "GET", "name": "/a"}],
 )
 
+signatory = Keeper().signatory
+
 MADE: list[Record] = [
     record.volume(AT, "v.jsonl", {"volume": "u.jsonl", "seq": 1, "chain": DIGEST}),
     record.admitted(AT, STREAM, YES, Caller("cgroup", 1000, 5, "unix")),
@@ -78,4 +83,7 @@ MADE: list[Record] = [
     record.recovery(AT, "torn_line_set_aside", {"bytes": 3}),
     record.start(AT, "0.1"),
     record.stop(AT, "told to"),
+    Pen(signatory, AT)(Head("v.jsonl", 9, bytes(32)), "")[0],
+    Record(Kind.WITNESS, AT, {"of": "tools-1", **sign(signatory, Head("v.jsonl", 9, bytes(32)), AT).facts()}),
+    record.retention(AT, "v.jsonl", {"records": 9, "last": DIGEST, "bytes": 900, "why": "age"}),
 ]

@@ -288,4 +288,7 @@ def test_the_list_of_kinds_is_closed() -> None:
         "recovery",
         "start",
         "stop",
+        "retention",
+        "checkpoint",
+        "witness",
     ]

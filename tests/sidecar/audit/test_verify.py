@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,8 +7,12 @@ from hypothesis import strategies as st
 
 from pki.errors import LocalError
 from sidecar.audit.chain import GENESIS, Head, seal, unseal
-from sidecar.audit.verify import BadRecord, Report, judge, verify_folder
-from sidecar.audit.volume import Site, open_volume
+from sidecar.audit.closed import compress
+from sidecar.audit.lines import packed_path
+from sidecar.audit.record import Facts, retention
+from sidecar.audit.report import BadRecord, Report
+from sidecar.audit.verify import judge, verify_folder
+from sidecar.audit.volume import Site, last_head, open_volume
 from sidecar.disk import RealDisk
 from tests.auditlog import FOLDER, NOON, note, site, write_log
 from tests.faultdisk import FaultDisk
@@ -162,13 +167,55 @@ def test_a_volume_removed_from_the_middle_is_found() -> None:
     )
 
 
-def test_the_oldest_volumes_may_have_expired() -> None:
-    """What the folder does not hold is noted, no fault."""
-    disk, [first, second, _] = write_log(1, 1, 1)
+def test_the_oldest_volumes_may_have_been_removed_on_record() -> None:
+    """What the folder does not hold, and a later record names, is noted, no fault."""
+    disk, [first, _, _] = write_log(1, 1, 1)
+    head = last_head(disk, first)
+    assert head is not None
+    removed: Facts = {"records": 2, "last": head.chain.hex(), "bytes": 9, "why": "age"}
+    open_volume(site(disk), NOON, [retention(NOON, first.name, removed)])
     disk.remove(first)
     report = verify_folder(FOLDER, disk)
     assert report.first_bad is None
-    assert report.gaps == [f"{second.name} goes on from {first.name}, which is not here"]
+    assert report.gaps == [f"{first.name} and all before it were removed, as is on record"]
+
+
+@pytest.mark.parametrize("said", [{}, {"records": 3}, {"last": "ab" * 32}, {"name": "other"}], ids=str)
+def test_a_log_whose_beginning_was_cut_off_is_found(said: dict[str, Any]) -> None:
+    """No record says that the volume was removed, or it says so of another one."""
+    disk, [first, second] = write_log(1, 1)
+    head = last_head(disk, first)
+    assert head is not None
+    removed: Facts = {"records": 2, "last": head.chain.hex(), "bytes": 9, "why": "age", **said}
+    if said:
+        open_volume(site(disk), NOON, [retention(NOON, said.get("name", first.name), removed)])
+    disk.remove(first)
+    what = f"goes on from {first.name}, which is not here, and no record says that it was removed"
+    assert verify_folder(FOLDER, disk).first_bad == BadRecord(second.name, 1, what)
+
+
+def test_a_compressed_volume_is_judged_by_what_it_holds() -> None:
+    """A log is the same before and after."""
+    disk, paths = write_log(3, 2, 1)
+    before = verify_folder(FOLDER, disk)
+    for path in paths[:2]:
+        compress(site(disk), path.name)
+    after = verify_folder(FOLDER, disk)
+    assert (after.first_bad, after.records, after.head) == (None, before.records, before.head)
+
+
+def test_any_changed_byte_of_a_compressed_volume_is_found() -> None:
+    """Frame, checksum, or what comes behind: none of it can be changed unseen."""
+    disk, [first, _] = write_log(3, 1)
+    compress(site(disk), first.name)
+    packed = packed_path(first)
+    whole = disk.content(packed)
+    changed = [whole[:n] + bytes([whole[n] ^ 0xFF]) + whole[n + 1 :] for n in range(len(whole))]
+    for content in (*changed, whole + b"x", whole[:-1], whole + whole):
+        disk.put(packed, content)
+        bad = verify_folder(FOLDER, disk).first_bad
+        assert bad is not None
+        assert bad.volume == first.name
 
 
 def test_a_log_that_begins_anew_is_found() -> None:

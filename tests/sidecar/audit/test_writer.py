@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from pki.clock import Boot, Wall
 from sidecar.audit import record, writer
+from sidecar.audit.proven import Signed
 from sidecar.audit.record import Caller, Record, Role, Ruling, Subject
 from sidecar.audit.verify import verify_folder
 from sidecar.audit.volume import Site, volume_names
 from sidecar.audit.writer import COMMIT_TIMEOUT, LINGER, STALL, AuditUnavailableError, AuditWriter
 from sidecar.disk import RealDisk
 from sidecar.reasons import Reason
-from tests.auditlog import FOLDER, NOON, note, site, write_log
+from tests.auditlog import FOLDER, NOON, Keeper, note, site, write_log
 from tests.faultdisk import FaultDisk
 
 T = TypeVar("T")
@@ -62,10 +63,10 @@ class Worker:
 class Running:
     """A writer at work on a disk in memory."""
 
-    def __init__(self, disk: FaultDisk) -> None:
+    def __init__(self, disk: FaultDisk, place: Site | None = None) -> None:
         self.disk = disk
         self.worker = Worker()
-        self.writer = AuditWriter(site(disk), StillClock(), self.worker)
+        self.writer = AuditWriter(place or site(disk), StillClock(), self.worker)
 
     @property
     def available(self) -> Any:
@@ -79,9 +80,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(disk: FaultDisk | None = None) -> AsyncIterator[Running]:
+async def running(disk: FaultDisk | None = None, place: Site | None = None) -> AsyncIterator[Running]:
     async with trio.open_nursery() as nursery:
-        one = Running(disk or FaultDisk())
+        one = Running(disk or FaultDisk(), place)
         await nursery.start(one.writer.run)
         yield one
         nursery.cancel_scope.cancel()
@@ -381,6 +382,164 @@ async def test_a_killed_writer_leaves_nobody_waiting(autojump_clock: trio.testin
             await trio.testing.wait_all_tasks_blocked()
     assert outcomes == ["audit log: closed"] * 2
     assert trio.current_time() == begun
+
+
+async def test_a_volume_that_is_full_is_closed_and_the_next_begun() -> None:
+    """The log goes on over it as over a restart."""
+    disk = FaultDisk()
+    async with running(disk, site(disk, volume_bytes=2_000)) as one:
+        for number in range(40):
+            await one.writer.commit(note(number))
+    sizes = [disk.size(FOLDER / name) for name in volume_names(disk, FOLDER)]
+    assert len(sizes) > 3
+    assert all(2_000 <= size < 2_400 for size in sizes[:-1])
+    assert [what for what in whats(disk) if what != "volume"] == [f"note {n}" for n in range(40)]
+    assert verify_folder(FOLDER, disk).first_bad is None
+
+
+async def test_a_vanished_folder_is_noticed_and_said(autojump_clock: trio.testing.MockClock) -> None:
+    """No record is durable in a file that nobody can find; the next volume names the one that is gone."""
+    async with running() as one:
+        await one.writer.commit(note(1))
+        gone = one.volume.name
+        one.disk.lose(FOLDER)
+        with pytest.raises(AuditUnavailableError, match="the volume is gone"):
+            await one.writer.commit(note(2))
+        await trio.sleep(1)
+        await one.writer.commit(note(3))
+        assert whats(one.disk) == ["volume", "audit_volume_broken", "writable_again", "note 3"]
+        assert bodies(one.disk)[0]["previous"] == {"volume": gone, "broken": "it is gone"}
+        assert one.writer.broken == "it is gone"
+        assert verify_folder(FOLDER, one.disk).first_bad is not None
+
+
+RESERVE = 10_000
+
+
+async def test_on_a_full_disk_what_is_refused_is_still_on_record(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The reserve makes room for it; what lets through fails at once; what waits is written when there is room."""
+    disk = FaultDisk()
+    async with running(disk, site(disk, reserve_bytes=RESERVE)) as one:
+        assert disk.used >= RESERVE
+        disk.room = disk.used + 10
+        with pytest.raises(AuditUnavailableError, match="short write"):
+            await one.writer.commit(note(0))
+        one.writer.append(record.opened(NOON, Subject(stream="waits", role=Role.AGENT)))
+        one.writer.append(refusal(1))
+        await trio.sleep(1)
+        assert whats(disk.crash()) == ["volume", "volume", "audit_disk_full", "denied"]
+        assert not one.available
+        assert "short write" in one.writer.trouble
+        with pytest.raises(AuditUnavailableError, match="short write"):
+            await one.writer.commit(note(2))
+        disk.room = None
+        await trio.sleep(2 * writer.LONGEST_PAUSE)
+        assert one.available
+        assert one.writer.trouble == ""
+        assert whats(disk.crash())[4:] == ["writable_again", "opened"]
+        assert disk.size(site(disk).reserve) == RESERVE
+        assert verify_folder(FOLDER, disk).first_bad is None
+        assert one.writer.lost == 0
+
+
+async def test_a_disk_that_stays_full_is_looked_at_again_and_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Also one that was full at the start, and without a record to write."""
+    disk = FaultDisk()
+    disk.room = RESERVE // 2
+    async with running(disk, site(disk, reserve_bytes=RESERVE)) as one:
+        assert not one.available
+        await trio.sleep(60)
+        assert not one.available
+        assert whats(disk) == ["volume", "audit_disk_full"]
+        assert len(one.worker.begun) < 20
+        disk.room = None
+        await trio.sleep(writer.LONGEST_PAUSE)
+        assert one.available
+        assert whats(disk)[2:] == ["writable_again"]
+
+
+async def test_a_log_that_ends_on_a_full_disk_counts_what_it_could_not_write(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """And one that finds room at the last moment writes it."""
+    for room, lost in ((0, 1), (RESERVE, 0)):
+        disk = FaultDisk()
+        async with running(disk, site(disk, reserve_bytes=RESERVE)) as one:
+            disk.room = disk.used
+            one.writer.append(note(0))
+            await trio.sleep(1)
+            one.writer.append(record.opened(NOON, Subject(stream="waits", role=Role.AGENT)))
+            disk.room += room
+            await one.writer.close()
+            assert one.writer.lost == lost
+
+
+KEEPER = Keeper()
+
+
+def checkpoints(disk: FaultDisk) -> list[int]:
+    """How many records each stands behind."""
+    return [body["count"] for body in bodies(disk) if body["kind"] == "checkpoint"]
+
+
+@asynccontextmanager
+async def signing(disk: FaultDisk) -> AsyncIterator[Running]:
+    """A writer whose log is signed."""
+    async with trio.open_nursery() as nursery:
+        one = Running(disk)
+        one.writer.signatory = lambda: KEEPER.signatory
+        await nursery.start(one.writer.run)
+        yield one
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_checkpoint_stands_behind_the_first_records_and_then_every_ten_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Ten seconds after the first record without one; an idle log is left alone."""
+    disk = FaultDisk()
+    async with signing(disk) as one:
+        assert checkpoints(disk.crash()) == [1]
+        await trio.sleep(100)
+        assert len(one.worker.begun) == 1
+        for number in range(3):
+            await one.writer.commit(note(number))
+            await trio.sleep(3)
+        assert checkpoints(disk.crash()) == [1]
+        await trio.sleep(2)
+        assert checkpoints(disk.crash()) == [1, 5]
+        assert one.writer.note is not None
+        assert one.writer.note.count == 5
+        await trio.sleep(100)
+        await one.writer.close()
+    assert checkpoints(disk) == [1, 5]
+
+
+async def test_a_checkpoint_stands_behind_every_thousand_records(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """However many are written at once."""
+    disk = FaultDisk()
+    async with signing(disk) as one:
+        for number in range(2_500):
+            one.writer.append(note(number))
+        await trio.sleep(1)
+        assert checkpoints(disk.crash()) == [1, 1_002, 2_003]
+
+
+async def test_a_log_that_ends_is_signed_to_its_end() -> None:
+    """Also what is written last of all."""
+    disk = FaultDisk()
+    async with signing(disk) as one:
+        one.writer.append(note(1))
+        await one.writer.close()
+    assert [body["kind"] for body in bodies(disk)] == ["volume", "checkpoint", "finding", "checkpoint"]
+    report = verify_folder(FOLDER, disk, [Signed(KEEPER.ca.bundle)])
+    assert (report.first_bad, report.checkpoints) == (None, 2)
 
 
 async def test_a_start_over_a_damaged_log_says_so() -> None:

@@ -13,6 +13,7 @@ from pki.judge import Word
 from pki.spiffe import SpiffeId
 from pki.statement import (
     Applied,
+    AuditHead,
     Cutoff,
     Lift,
     Receipt,
@@ -29,7 +30,7 @@ from sidecar.gossip import quota
 from sidecar.gossip.store import Entry, Store, is_restriction, stages
 from tests.asking import approves, asks, refuses, session
 from tests.authority import NOW
-from tests.statements import Mint, ca_word, lock, revocation, word_of
+from tests.statements import Mint, Signatory, ca_word, lock, revocation, word_of
 
 MINT = Mint()
 ALICE, BOB, NODE = MINT.operator("alice"), MINT.operator("bob"), MINT.node("tools-1")
@@ -251,6 +252,22 @@ def test_an_adopted_word_of_nobody_is_the_cas() -> None:
     entry = filled(MINT.adopts(strange)).entry(strange.id)
     assert entry is not None
     assert entry.author == "ca"
+
+
+def head(who: Signatory, at: int) -> Statement:
+    return who.says("audit-head", AuditHead(volume="v", count=at, head="00" * 32, at=at, signature=b"s"))
+
+
+def test_of_each_nodes_audit_heads_the_newest_counts() -> None:
+    """One a node is held, whatever order they come in, and another node's is another subject."""
+    other = MINT.node("tools-2")
+    heads = [head(NODE, 1), head(NODE, 2), head(other, 1)]
+    store = Store()
+    for statement, who in ((heads[0], NODE), (heads[1], NODE), (heads[2], other)):
+        assert store.merge(word_of(statement, who.id, Signer.NODE), None, AT)
+        store.settle([statement.id])
+    assert {entry.statement.id for entry in store.of_kinds("audit-head")} == {heads[1].id, heads[2].id}
+    assert not store.merge(word_of(heads[0], NODE.id, Signer.NODE), None, AT)
 
 
 def test_a_newer_version_supersedes_once_it_is_durable() -> None:

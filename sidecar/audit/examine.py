@@ -1,0 +1,94 @@
+"""One log or several nodes', judged together: each by itself, by its node's signatures, and by what the others keep."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pki.bundle import TrustBundle
+from pki.errors import LocalError, RemoteError
+from sidecar.audit.lines import extent, forward
+from sidecar.audit.proven import Kept, KeptHeads, Signed, Witnessed, forks
+from sidecar.audit.report import Report
+from sidecar.audit.verify import Observer, verify_folder
+from sidecar.audit.volume import volume_names
+from sidecar.disk import Disk, RealDisk
+
+_WITNESS = b'"kind":"witness"'
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """One log: its folder, whose it says it is, and what it shows."""
+
+    folder: Path
+    node: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What several logs show together. ``forks``: two heads that one node signed for one place."""
+
+    logs: tuple[Examined, ...]
+    forks: tuple[str, ...] = ()
+
+    @property
+    def is_right(self) -> bool:
+        reports = [one.report for one in self.logs]
+        return not self.forks and all(one.records and one.first_bad is None for one in reports)
+
+
+def examine(
+    folders: Iterable[Path],
+    anchor: TrustBundle | None,
+    observers: Sequence[Observer] = (),
+    disk: Disk | None = None,
+) -> Findings:
+    """Judge the logs in ``folders``. Without ``anchor`` no signature counts. Raises LocalError for what is no log."""
+    disk = disk or RealDisk()
+    places = [log_folder(one) for one in folders]
+    kept = _kept(disk, places, anchor) if anchor is not None else []
+    found = []
+    for place in places:
+        node = _node(disk, place)
+        more: list[Observer] = list(observers)
+        if anchor is not None:
+            more += [Signed(anchor), Witnessed(one for one in kept if one.node == node)]
+        found.append(Examined(place, node, verify_folder(place, disk, more)))
+    return Findings(tuple(found), tuple(forks(kept)))
+
+
+def log_folder(path: Path) -> Path:
+    """The volumes in ``path``: it is their folder, or a copy of a whole DIR or of its lib."""
+    for inner in (path / "lib" / "audit", path / "audit"):
+        if inner.is_dir():
+            return inner
+    return path
+
+
+def _kept(disk: Disk, places: Iterable[Path], anchor: TrustBundle) -> list[Kept]:
+    kept_heads = [(KeptHeads(anchor), place) for place in places]
+    for one, place in kept_heads:
+        for line in _lines(disk, place):
+            if _WITNESS in line:
+                with suppress(ValueError, RecursionError):
+                    one.take(json.loads(line))
+    return [kept for one, _ in kept_heads for kept in one.kept]
+
+
+def _node(disk: Disk, place: Path) -> str:
+    with suppress(ValueError, RecursionError, AttributeError, StopIteration):
+        header: Any = json.loads(next(_lines(disk, place)))
+        return str(header.get("node", ""))
+    return ""
+
+
+def _lines(disk: Disk, place: Path) -> Iterator[bytes]:
+    """All lines that can be read. What cannot is for the verification to say."""
+    with suppress(OSError, LocalError):
+        for name in volume_names(disk, place):
+            with suppress(RemoteError):
+                yield from forward(disk, place / name, 0, extent(disk, place / name).complete)
