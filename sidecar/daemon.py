@@ -75,6 +75,7 @@ def compose(paths: Paths, config: NodeConfig) -> Node:
         pins=PinFile(RealDisk(), paths.pins),
     )
     node = Node(config, Credential.load(paths.identity_dir), load_bundle(paths.identity_dir), seams)
+    seams.audit.objects = seams.objects
     node.bundle_statement = (paths.identity_dir / BUNDLE_FILE).read_bytes()
     return node
 

@@ -122,6 +122,7 @@ class Node:
             seams.audit, self.signatory, lambda: self.member.bundle.epoch, seams.clock, self.outbox.put
         )
         seams.audit.signatory = self.signatory
+        seams.audit.keep(self.member.snapshot.bodies())
         self.aftermath = Aftermath(self.carrier.until_gone, self._give_receipts, self._drop_strangers)
         around = Surroundings(self.member, self.carrier, self.certificates, self.outbox)
         self.life = SessionLife(self.sessions, around)
@@ -219,6 +220,7 @@ class Node:
 
     async def apply(self, snapshot: Snapshot) -> dict[str, int]:
         """Cut what ``snapshot`` ends; the number of those streams by rule."""
+        self.seams.audit.keep(snapshot.bodies())  # before anything is decided by it
         table, clock = self.carrier.table, self.seams.clock
         ended, counts = table.redecide(snapshot, self.member.moment(), clock.boot())
         self.peering.drop_strangers()

@@ -3,10 +3,10 @@
 A heartbeat changes the moment and never the snapshot, so it changes no digest and re-decides no stream.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Self
 
 from pki.clock import Wall
@@ -277,6 +277,10 @@ class Snapshot:
         digest = digest_of(policy, bundle_digest, roster, restrictions, leases)
         return cls(policy, bundle_digest, roster, restrictions, digest, leases)
 
+    def bodies(self) -> list[bytes]:
+        """All that it takes to have this snapshot again, but the policy's text: the manifest, and its parts."""
+        return _bodies(self.policy, self.bundle_digest, self.roster, self.restrictions, self.leases)
+
 
 def digest_of(
     policy: Policy | None,
@@ -286,9 +290,14 @@ def digest_of(
     leases: Leases = NO_LEASES,
 ) -> str:
     """The hex SHA-256 that stands for exactly these, in whatever order they were collected."""
-    manifest = {
-        "policy": policy.digest if policy else None,
-        "bundle": bundle_digest,
+    return sha256(_bodies(policy, bundle_digest, roster, restrictions, leases)[0]).hexdigest()
+
+
+def _bodies(
+    policy: Policy | None, bundle_digest: str, roster: Roster, restrictions: Restrictions, leases: Leases
+) -> list[bytes]:
+    """The manifest, which names the other parts by their digests, and those; :mod:`sidecar.manifest` reads them."""
+    parts = {
         "nodes": {
             name: [list(node.addresses), node.version, sorted(node.features), sorted(node.labels)]
             for name, node in roster.nodes.items()
@@ -307,5 +316,11 @@ def digest_of(
             for lease in leases.all
         ],
     }
-    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    spelled = {name: _canonical(part) for name, part in parts.items()}
+    digests = {name: sha256(part).hexdigest() for name, part in spelled.items()}
+    manifest = {"policy": policy.digest if policy else None, "bundle": bundle_digest, **digests}
+    return [_canonical(manifest), *spelled.values()]
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

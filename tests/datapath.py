@@ -1,6 +1,6 @@
 """What the tests of the data path share: a small policy, a log in memory, a clock that goes with Trio's, scripted ends."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -101,6 +101,10 @@ class LogBook:
     records: list[Record] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     head: Head | None = None
+    bodies: list[bytes] = field(default_factory=list)
+
+    def keep(self, bodies: Sequence[bytes]) -> None:
+        self.bodies += bodies
 
     def append(self, record: Record) -> None:
         self.records.append(record)

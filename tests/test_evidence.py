@@ -120,6 +120,32 @@ def test_a_chain_that_was_computed_anew_is_found_by_the_signatures(
     assert "is a checkpoint of another place" in done.json["first_bad"]["what"]
 
 
+def test_every_decision_of_all_members_is_made_again_and_is_the_same(
+    mesh: Story, copies: Path, tmp_path: Path
+) -> None:
+    """On another machine, from the copies; with a body taken away it cannot be, and that is said."""
+    folders = [str(copies / member) for member in MEMBERS]
+    done = verify(mesh, copies, *folders, "--redecide", "--json")
+    assert done.code == 0, done.out
+    body = done.json
+    assert body["decisions"] > 10
+    assert (body["first_bad"], body["disagreements"], body["not_comparable"], body["missing"]) == (
+        None,
+        0,
+        0,
+        0,
+    )
+    words = verify(mesh, copies, *folders, "--redecide")
+    assert f"{body['decisions']} decisions made again, 0 of them are others now" in words.out
+    damaged, _ = copied(copies, tmp_path)
+    policy = next(
+        one for one in (tmp_path / "all/tools-1/objects").iterdir() if b"[[grants]]" in one.read_bytes()
+    )
+    policy.unlink()
+    done = verify(mesh, copies, damaged[1], "--redecide", "--json")
+    assert (done.code, done.json["missing"] > 0) == (1, True)
+
+
 def test_without_a_bundle_it_says_that_no_signature_was_checked(mesh: Story, copies: Path) -> None:
     """The chain alone is judged."""
     done = lockgate("--dir", str(mesh.root / "elsewhere"), "audit", "verify", str(copies / "tools-1"))

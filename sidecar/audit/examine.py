@@ -1,7 +1,7 @@
 """One log or several nodes', judged together: each by itself, by its node's signatures, and by what the others keep."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,20 +44,23 @@ class Findings:
 def examine(
     folders: Iterable[Path],
     anchor: TrustBundle | None,
-    observers: Sequence[Observer] = (),
+    more: Callable[[Path], Sequence[Observer]] = lambda _: (),
     disk: Disk | None = None,
 ) -> Findings:
-    """Judge the logs in ``folders``. Without ``anchor`` no signature counts. Raises LocalError for what is no log."""
+    """Judge the logs in ``folders``. Without ``anchor`` no signature counts. Raises LocalError for what is no log.
+
+    ``more``: what else is asked of the log in a folder.
+    """
     disk = disk or RealDisk()
     places = [log_folder(one) for one in folders]
     kept = _kept(disk, places, anchor) if anchor is not None else []
     found = []
     for place in places:
         node = _node(disk, place)
-        more: list[Observer] = list(observers)
+        observers = list(more(place))
         if anchor is not None:
-            more += [Signed(anchor), Witnessed(one for one in kept if one.node == node)]
-        found.append(Examined(place, node, verify_folder(place, disk, more)))
+            observers += [Signed(anchor), Witnessed(one for one in kept if one.node == node)]
+        found.append(Examined(place, node, verify_folder(place, disk, observers)))
     return Findings(tuple(found), tuple(forks(kept)))
 
 

@@ -12,6 +12,7 @@
   fails at once and the other records wait, until there is room for the reserve again.
 - A volume that has grown to its size is closed, and the next one begun.
 - A checkpoint stands behind each volume's first records, then every so many and so long, and at the end.
+- What records name by digest is kept before them (`keep`).
 - A disk that hangs is a disk that fails: `available` turns false after STALL, `commit` gives up after
   COMMIT_TIMEOUT. Only then the record may come to stand in the log although its `commit` failed.
 - Refusals given to `append` are folded (:mod:`sidecar.audit.folding`), so that nobody can forget to.
@@ -31,6 +32,7 @@ from sidecar.audit.checkpoint import EVERY_SECONDS, Note, Pen, Signatory
 from sidecar.audit.folding import FOLDED, FoldedRefusals
 from sidecar.audit.record import ENVELOPE_BYTES, Record, finding, recovery
 from sidecar.audit.volume import Site, Volume, open_volume
+from sidecar.objects import Objects
 
 LINGER = 0.02
 """How long a record that nobody waits for may wait for company (s); the rest of the 50 ms is for the disk."""
@@ -68,6 +70,8 @@ class AuditWriter:
         """Why the volume of an earlier start could not be continued; empty if it could."""
         self.signatory: Callable[[], Signatory | None] = lambda: None
         """Who signs the log now; None: nobody, and it carries no checkpoints."""
+        self.objects: Objects | None = None
+        """Where bodies go that records name by their digest."""
         self.note: Note | None = None
         """The newest durable checkpoint."""
         self.site = site
@@ -80,6 +84,7 @@ class AuditWriter:
         self._look_again = math.inf  # trio time of the next look for room
         self._folded = FoldedRefusals()
         self._group = _Group()
+        self._bodies: list[bytes] = []
         self._losses_recorded = 0
         self._failure = ""
         self._due = -math.inf  # trio time of the next write
@@ -104,6 +109,10 @@ class AuditWriter:
             self._hasten(self._next_window())
         else:
             self._enqueue(record)
+
+    def keep(self, bodies: Sequence[bytes]) -> None:
+        """Keep these: they are durable before any record that is given from now on."""
+        self._bodies += bodies
 
     async def commit(self, record: Record) -> None:
         """Return when ``record`` is durable; raises AuditUnavailableError when it cannot be said to be."""
@@ -198,6 +207,7 @@ class AuditWriter:
         at, signatory = self._clock.wall(), self.signatory()
         must = volume is None or volume.is_full or self._closing or self._is_to_sign()
         pen = None if signatory is None else Pen(signatory, at, must)
+        await self._put_bodies()
         if volume is not None and volume.is_full:
             volume.close()
             volume = self._volume = None
@@ -209,6 +219,13 @@ class AuditWriter:
             await self._offload(lambda: volume.append(records, pen))
         self.head = volume.head
         self.note = volume.note or self.note
+
+    async def _put_bodies(self) -> None:
+        """On a full disk they wait with the records of what they let through."""
+        objects, bodies = self.objects, list(self._bodies)
+        if objects is not None and bodies and not self._low:
+            await self._offload(lambda: [objects.keep(one) for one in bodies])
+            del self._bodies[: len(bodies)]
 
     def _is_to_sign(self) -> bool:
         return trio.current_time() >= self._sign_by or (self._closing and self._sign_by < math.inf)

@@ -67,7 +67,8 @@ class Decision:
     """``rule`` is the id of a policy rule, or of the lease, lock or revocation; ``line`` is 0 unless the policy's.
 
     ``segment`` and ``operation_class`` are those of what was judged, empty where the policy knows no such service.
-    ``would_deny``: allowed only because the segment is observed.
+    ``would_deny``: allowed only because the segment is observed. ``own``: no word of the policy, but the node's own
+    refusal of what the policy let through.
     """
 
     verdict: Verdict
@@ -78,6 +79,7 @@ class Decision:
     segment: str = ""
     operation_class: OperationClass | None = None
     would_deny: Reason | None = None
+    own: bool = False
 
     @property
     def allowed(self) -> bool:

@@ -207,7 +207,7 @@ class Carrier:
         mine = (session.session, agent.session_quota)
         found = self.quotas.open((agent.name, agent.quota), mine, self.clock.boot())
         if isinstance(found, Excess):
-            return Decision(Verdict.DENY, Reason.LIMIT, "", agent.line, found.hint)
+            return Decision(Verdict.DENY, Reason.LIMIT, "", agent.line, found.hint, own=True)
         live.allowance = found
         return decision
 
@@ -357,4 +357,4 @@ def _ended(broken: Broken, arrival: Arrival) -> EndedError:
 
 
 def _denial(reason: Reason, rule: str, hint: str) -> Decision:
-    return Decision(Verdict.DENY, reason, rule, 0, hint)
+    return Decision(Verdict.DENY, reason, rule, 0, hint, own=True)

@@ -109,7 +109,7 @@ class StreamJudge:
 
     def reject(self, why: MalformedError) -> Admission:
         sight, name = self.carrier.situation.sight(), _new_id()
-        decision = Decision(Verdict.DENY, why.reason, hint=why.hint)
+        decision = Decision(Verdict.DENY, why.reason, hint=why.hint, own=True)
         one = ruling(self.live.request, decision, sight)
         now = self.carrier.clock.wall()
         self.carrier.audit.append(record.request_denied(now, self.subject, one, Requested(request=name)))
@@ -246,7 +246,8 @@ class StreamJudge:
 
 def _refusal(decision: Decision, reason: Reason, hint: str) -> Decision:
     """In place of a decision that allowed."""
-    return replace(decision, verdict=Verdict.DENY, reason=reason, rule="", line=0, hint=hint, would_deny=None)
+    refused = replace(decision, verdict=Verdict.DENY, reason=reason, rule="", line=0)
+    return replace(refused, hint=hint, would_deny=None, own=True)
 
 
 def _new_id() -> str:

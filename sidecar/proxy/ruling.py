@@ -32,11 +32,11 @@ def ruling(request: Request, decision: Decision, sight: Sight, first: str = "") 
         "line": decision.line,
     }
     return Ruling(
-        verdict=_verdict(decision),
+        verdict=verdict_of(decision),
         reason=decision.reason or decision.would_deny,
         rule=decision.rule,
         hint=decision.hint,
-        decision=asked | ({"first": first} if first else {}),
+        decision=asked | ({"first": first} if first else {}) | ({"own": True} if decision.own else {}),
         moment={"wall": moment.wall, "floor": moment.floor, "as_of": moment.as_of},
         snapshot=sight.snapshot.digest,
         engine=ENGINE,
@@ -58,7 +58,8 @@ def spelled(operation: Operation | None) -> record.Facts:
     return {"method": operation.method, "name": operation.name, **({"holds": holds} if holds else {})}
 
 
-def _verdict(decision: Decision) -> str:
+def verdict_of(decision: Decision) -> str:
+    """As records say it: allow, deny or would_deny."""
     if decision.reason is not None:
         return "deny"
     return "allow" if decision.would_deny is None else "would_deny"

@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,14 @@ async def test_what_comes_into_force_is_on_record(node: Station, log: LogBook) -
 
 
 # -- Time
+
+
+async def test_what_decisions_read_is_kept_before_they_read_it(node: Station, log: LogBook) -> None:
+    """Each snapshot that was ever in force can be had again by the digest that records name."""
+    await take(node, node.mint.says("lock", lock("agent", "somebody")))
+    kept = {sha256(one).hexdigest() for one in log.bodies}
+    assert node.member.snapshot.digest in kept
+    assert {sha256(one).hexdigest() for one in node.member.snapshot.bodies()} <= kept
 
 
 async def test_streams_that_need_the_log_end_soon_after_it(

@@ -20,6 +20,7 @@ from sidecar.audit.verify import verify_folder
 from sidecar.audit.volume import Site, volume_names
 from sidecar.audit.writer import COMMIT_TIMEOUT, LINGER, STALL, AuditUnavailableError, AuditWriter
 from sidecar.disk import RealDisk
+from sidecar.objects import Objects
 from sidecar.reasons import Reason
 from tests.auditlog import FOLDER, NOON, Keeper, note, site, write_log
 from tests.faultdisk import FaultDisk
@@ -476,6 +477,49 @@ async def test_a_log_that_ends_on_a_full_disk_counts_what_it_could_not_write(
             disk.room += room
             await one.writer.close()
             assert one.writer.lost == lost
+
+
+OBJECTS = FOLDER.with_name("objects")
+
+
+async def test_what_records_name_by_digest_is_durable_before_them(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A log whose bodies cannot be written cannot be written."""
+    disk = FaultDisk()
+    async with running(disk) as one:
+        one.writer.objects = Objects(OBJECTS, disk)
+        one.writer.keep([b"first", b"second"])
+        await one.writer.commit(note(1))
+        assert len(disk.crash().names(OBJECTS)) == 2
+        disk.room = disk.used + 3
+        one.writer.keep([b"third body"])
+        with pytest.raises(AuditUnavailableError, match="short write"):
+            await one.writer.commit(note(2))
+        assert whats(disk.crash()) == ["volume", "note 1"]
+        disk.room = None
+        await trio.sleep(1)
+        await one.writer.commit(note(3))
+        assert whats(disk.crash())[-1] == "note 3"
+        assert len(disk.crash().names(OBJECTS)) == 3
+
+
+async def test_on_a_full_disk_bodies_wait_with_what_they_let_through(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Refusals are on record without them, and they come when there is room."""
+    disk = FaultDisk()
+    async with running(disk, site(disk, reserve_bytes=RESERVE)) as one:
+        one.writer.objects = Objects(OBJECTS, disk)
+        disk.room = disk.used
+        one.writer.keep([b"body"])
+        one.writer.append(refusal(1))
+        await trio.sleep(1)
+        assert whats(disk.crash())[-1] == "denied"
+        assert disk.crash().names(OBJECTS) == []
+        disk.room = None
+        await trio.sleep(2 * writer.LONGEST_PAUSE)
+        assert len(disk.crash().names(OBJECTS)) == 1
 
 
 KEEPER = Keeper()
