@@ -54,6 +54,7 @@ PURE_CORES = (
     "sidecar.duration",
     "sidecar.exits",
     "sidecar.gossip.digest",
+    "sidecar.gossip.dump",
     "sidecar.gossip.editions",
     "sidecar.gossip.flood",
     "sidecar.gossip.freshness",

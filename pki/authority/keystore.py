@@ -14,7 +14,8 @@ renamed, so a crash in between leaves no half of a CA that would look like a who
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -102,14 +103,21 @@ def create(folder: Path, ca: SpiffeId, passphrase: bytes | None, at: Wall, entro
     """A new CA called ``ca``, its root under ``passphrase`` if there is one; raises LocalError if one is there."""
     if ca.kind is not IdKind.CA:
         raise LocalError(f"{ca}: a CA is called spiffe://<trust-domain>/ca/<name>")
+    with complete_or_absent(folder) as draft:
+        _fill(draft, Birth(ca, at, entropy), passphrase)
+        Register.create(draft / REGISTER_FILE)
+
+
+@contextmanager
+def complete_or_absent(folder: Path) -> Iterator[Path]:
+    """Where to make a CA: it is renamed to ``folder`` once whole. Raises LocalError if one is there."""
     if folder.exists() and any(folder.iterdir()):
         raise LocalError(f"{folder}: a CA is there already, and is never overwritten; choose another folder")
     draft = folder.with_name(folder.name + ".new")
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700, parents=True)
-        _fill(draft, Birth(ca, at, entropy), passphrase)
-        Register.create(draft / REGISTER_FILE)
+        yield draft
         draft.rename(folder)
         _sync_folder(folder.parent)
     except OSError as error:

@@ -112,6 +112,11 @@ class Register:
         with self._transaction() as db:
             db.execute("UPDATE tokens SET answer = ? WHERE secret_hash = ?", (answer, secret_hash))
 
+    def void_tokens(self) -> None:
+        """No token that was made so far can be spent any more."""
+        with self._transaction() as db:
+            db.execute("UPDATE tokens SET expires = 0 WHERE spent_by IS NULL")
+
     # Certificates and sessions
 
     def add_certificate(self, issuance: Issuance) -> None:
@@ -321,6 +326,17 @@ class Register:
     def next_sequence(self, name: str) -> int:
         """The next sequence of what there is one newest of: ``policy``, ``member/node/tools-1``."""
         return self._next(f"sequence/{name}")
+
+    def raise_counter(self, name: str, least: int) -> None:
+        """What comes next of this name is above ``least``."""
+        with self._transaction() as db:
+            query = "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET last = max(last, excluded.last)"
+            db.execute(query, (name, least))
+
+    def copy(self, path: Path) -> None:
+        """A consistent copy, while it is in use."""
+        with _explained(path), closing(self._connect()) as db, closing(sqlite3.connect(path)) as other:
+            db.backup(other)
 
     def _next(self, counter: str) -> int:
         with self._transaction() as db:

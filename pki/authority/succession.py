@@ -64,6 +64,7 @@ class Successor:
             other = self._make(names, frozenset(parts), authority.bundle.sequence + 1)
         elif step in (Step.ACTIVATE, Step.ROLLBACK) and Phase.ACTIVATED in (phase, standing.phase):
             names, other = other or names, names
+            self._check_keys(names)
         kept = Standing(phase, names, None if phase is Phase.IDLE else other)
         # By a root that the phase before trusts: the old one, until everybody knows the new one.
         is_swapped = standing.phase is Phase.ACTIVATED and step is not Step.RETIRE
@@ -140,6 +141,14 @@ class Successor:
         if key.public_key() != key_of(der):
             raise LocalError(f"{path}: not the key of {name}.pem, the root that signs this step")
         return Signer(der, key)
+
+    def _check_keys(self, names: Names) -> None:
+        """A CA that was recovered knows its issuer of before by name only: nothing leads back there."""
+        for name in (names.issuer, names.statement, names.tls):
+            if not (self.folder / f"{name}.key").exists():
+                raise LocalError(
+                    f"rollover: {name}.key is not here; after `ca recover` nothing leads back, go on to retire"
+                )
 
     def _sweep(self, standing: Standing) -> None:
         """Delete the keys of generations that count no more: what is gone cannot be stolen."""

@@ -28,6 +28,7 @@ VERBS = {
     "revoke": "sidecar.cli.stops:revoke",
     "run": "sidecar.cli.node:run",
     "session": "sidecar.cli.session:session",
+    "statements": "sidecar.cli.statements:statements",
     "status": "sidecar.cli.node:status",
     "stream": "sidecar.cli.stream:stream",
     "token": "sidecar.cli.ca:token",

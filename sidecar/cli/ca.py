@@ -13,6 +13,7 @@ from pki.errors import LocalError
 from sidecar import defaults
 from sidecar.address import ANY_HOST, Address
 from sidecar.cli.ca_export import export
+from sidecar.cli.ca_recover import backup, recover
 from sidecar.cli.ca_rotate import rotate, taint
 from sidecar.cli.node import serve as serve_daemon
 from sidecar.cli.settings import Settings, settings_options
@@ -69,7 +70,7 @@ def init(
     make_folders(paths)
     Journal(paths.statements, create=True).close()
     if not paths.ca_toml.exists():
-        paths.ca_toml.write_text(_ca_toml(who, Places(listen, control_listen, advertise)))
+        paths.ca_toml.write_text(ca_toml(who, Places(listen, control_listen, advertise)))
     # Last: the keys are what makes it a CA, so what broke off before them is simply done again.
     create(paths.authority_dir, who, secret, SystemClock().wall(), secrets.token_bytes)
     pin = next(iter(open_online(paths.authority_dir).pins)).hex()
@@ -77,7 +78,7 @@ def init(
     return Exit.YES
 
 
-for _verb in (export, rotate, taint):
+for _verb in (backup, export, recover, rotate, taint):
     ca.add_command(_verb)
 
 
@@ -134,7 +135,8 @@ class Places:
     advertise: Address | None
 
 
-def _ca_toml(who: "SpiffeId", places: Places) -> str:
+def ca_toml(who: "SpiffeId", places: Places) -> str:
+    """The configuration of a new CA."""
     advertise = f'advertise = "{places.advertise}"' if places.advertise else '# advertise = "HOST:7444"'
     return f"""\
 # Written by `lockgate ca init`. All keys: config/ca.toml in the source.
