@@ -42,6 +42,7 @@ PURE_CORES = (
     "sidecar.audit.checkpoint",
     "sidecar.audit.folding",
     "sidecar.audit.names",
+    "sidecar.audit.ocsf",
     "sidecar.audit.proven",
     "sidecar.audit.record",
     "sidecar.audit.redecide",

@@ -1,19 +1,16 @@
 """One log or several nodes', judged together: each by itself, by its node's signatures, and by what the others keep."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pki.bundle import TrustBundle
-from pki.errors import LocalError, RemoteError
-from sidecar.audit.lines import extent, forward
+from pki.errors import LocalError
 from sidecar.audit.proven import Kept, KeptHeads, Signed, Witnessed, forks
+from sidecar.audit.reading import lines_in, record_of
 from sidecar.audit.report import Report
 from sidecar.audit.verify import Observer, verify_folder
-from sidecar.audit.volume import volume_names
 from sidecar.disk import Disk, RealDisk
 
 _WITNESS = b'"kind":"witness"'
@@ -76,22 +73,17 @@ def _kept(disk: Disk, places: Iterable[Path], anchor: TrustBundle) -> list[Kept]
     kept_heads = [(KeptHeads(anchor), place) for place in places]
     for one, place in kept_heads:
         for line in _lines(disk, place):
-            if _WITNESS in line:
-                with suppress(ValueError, RecursionError):
-                    one.take(json.loads(line))
+            if _WITNESS in line and (body := record_of(line)) is not None:
+                one.take(body)
     return [kept for one, _ in kept_heads for kept in one.kept]
 
 
 def _node(disk: Disk, place: Path) -> str:
-    with suppress(ValueError, RecursionError, AttributeError, StopIteration):
-        header: Any = json.loads(next(_lines(disk, place)))
-        return str(header.get("node", ""))
-    return ""
+    header = next((record_of(line) for line in _lines(disk, place)), None)
+    return str(header.get("node", "")) if header else ""
 
 
 def _lines(disk: Disk, place: Path) -> Iterator[bytes]:
     """All lines that can be read. What cannot is for the verification to say."""
-    with suppress(OSError, LocalError):
-        for name in volume_names(disk, place):
-            with suppress(RemoteError):
-                yield from forward(disk, place / name, 0, extent(disk, place / name).complete)
+    with suppress(LocalError):
+        yield from lines_in(disk, place)

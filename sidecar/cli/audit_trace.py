@@ -11,6 +11,7 @@ import click
 from pki.clock import Wall
 from pki.errors import LocalError
 from sidecar.cli.settings import Settings, settings_options
+from sidecar.cli.since import SINCE
 from sidecar.cli.values import clock_time, printable
 from sidecar.exits import Exit
 
@@ -21,20 +22,29 @@ TRACE_ID_CHARS = 32
 
 
 @click.command()
-@click.argument("what", metavar="SESSION|TRACE")
+@click.argument("what", metavar="SESSION|TRACE|AGENT")
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(path_type=Path))
+@click.option(
+    "--since",
+    type=SINCE,
+    default="0",
+    metavar="AGO|TIME",
+    help="Sessions alive since: 2h, 2026-12-01T09:00:00Z.",
+)
 @settings_options
-def trace(settings: Settings, what: str, folders: tuple[Path, ...]) -> int:
+def trace(settings: Settings, what: str, folders: tuple[Path, ...], since: Wall) -> int:
     """The tree of what a session did: streams and requests, with what was decided and how long each took.
 
-    SESSION is a session's id, TRACE a trace id or a whole traceparent. Read are this node's log, or the FOLDERs:
+    SESSION is a session's id, TRACE a trace id or a whole traceparent, AGENT a name: all its sessions. Read are this node's log, or the FOLDERs:
     copies of several nodes' logs, joined by the ids of their streams. Exit code 1: nothing is about it.
     """
+    from sidecar.audit.examine import log_folder
     from sidecar.audit.search import story
     from sidecar.audit.trace import trace_of
 
     word = _word(what)
-    found = trace_of(story(list(folders) or [settings.paths.audit_dir], word))
+    places = [log_folder(one) for one in folders] or [settings.paths.audit_dir]
+    found = trace_of(story(places, word, since=since))
     body = asdict(found)
     settings.emit({**body, "actions": found.actions}, "\n".join(map(printable, lines_of(found))))
     if not found.sessions:
@@ -54,13 +64,19 @@ def lines_of(trace: "Trace") -> Iterator[str]:
 
 def _word(what: str) -> str:
     parts = what.split("-")
-    word = parts[1] if len(parts) == 4 else what
-    is_trace = len(word) == TRACE_ID_CHARS and set(word) <= set("0123456789abcdef")
+    word = parts[1] if len(parts) == 4 and _is_trace(parts[1]) else what
     from pki.ids import is_id
+    from pki.spiffe import is_name
 
-    if not (is_trace or is_id(word)):
-        raise LocalError(f"{what!a}: neither a session's id (26 characters) nor a trace's (32 hex digits)")
+    if not (_is_trace(word) or is_id(word) or is_name(word)):
+        raise LocalError(
+            f"{what!a}: no session's id (26 characters), no trace's (32 hex digits), no agent's name"
+        )
     return word
+
+
+def _is_trace(word: str) -> bool:
+    return len(word) == TRACE_ID_CHARS and set(word) <= set("0123456789abcdef")
 
 
 def _session(one: "SessionPart", first: str, rest: str) -> Iterator[str]:

@@ -99,9 +99,28 @@ def test_nothing_found_is_no(logs: list[Path]) -> None:
     assert "another node's log" in done.err
 
 
-@pytest.mark.parametrize("what", ["session", "AB" * 16, "00-xyz-1-01", ""])
-def test_what_names_neither_session_nor_trace_is_refused(what: str, logs: list[Path]) -> None:
+@pytest.mark.parametrize("what", ["AB" * 16, "no name", "-", ""])
+def test_what_names_no_session_trace_or_agent_is_refused(what: str, logs: list[Path]) -> None:
     """Before any log is read."""
     done = lockgate("audit", "trace", what, *logs)
     assert done.code == Exit.NO
-    assert "neither a session's id (26 characters) nor a trace's (32 hex digits)" in done.err
+    assert "no session's id (26 characters), no trace's (32 hex digits), no agent's name" in done.err
+
+
+def test_an_agents_name_gives_all_its_sessions(logs: list[Path]) -> None:
+    """The same tree, without knowing an id; another name gives none."""
+    by_session = lockgate("audit", "trace", SESSION, *logs)
+    by_agent = lockgate("audit", "trace", "researcher", *logs)
+    assert by_agent.out == by_session.out
+    assert lockgate("audit", "trace", "a-b-c-d", *logs).code == Exit.NO
+
+
+def test_since_leaves_out_sessions_that_were_over(logs: list[Path]) -> None:
+    """What is asked for is what was alive then; a session is told whole."""
+    whole = lockgate("audit", "trace", "researcher", *logs)
+    at = "2026-01-01T00:00:00+00:00"
+    assert lockgate("audit", "trace", "researcher", "--since", at, *logs).out == whole.out
+    assert lockgate("audit", "trace", "researcher", "--since", "2026-01-02T00:00:00Z", *logs).code == Exit.NO
+    refused = lockgate("audit", "trace", "researcher", "--since", "yesterday", *logs)
+    assert refused.code == Exit.USAGE
+    assert "no duration (2h) and no time" in refused.err
