@@ -91,7 +91,7 @@ class Enrolment:
         return chain
 
     def _answer(self, member: SpiffeId, secret: bytes, key: PublicKey, at: Wall) -> Chain:
-        chain = self.issuer.admit(member, key, at)
+        chain = self.issuer.admit(member, key, at, token_id(secret))
         self.issuer.register.keep_answer(_hash(secret), codec.encode(list(chain)))
         return chain
 
@@ -109,6 +109,11 @@ class Enrolment:
 _ASK = "ask an admin for a new one: `lockgate token create`"
 
 _Answer = list[Annotated[bytes, msgspec.Meta(max_length=16_384)]]
+
+
+def token_id(secret: bytes) -> str:
+    """What a token is called where its secret must not stand: 16 hex digits."""
+    return _hash(secret).hex()[:16]
 
 
 def _hash(secret: bytes) -> bytes:

@@ -77,10 +77,10 @@ class Issuer:
     entropy: Entropy
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
 
-    def admit(self, member: SpiffeId, key: PublicKey, at: Wall) -> Chain:
-        """The first certificate of a new line for a node or an operator that came with a token."""
+    def admit(self, member: SpiffeId, key: PublicKey, at: Wall, token: str) -> Chain:
+        """The first certificate of a new line for a node or an operator that came with the token of this id."""
         self.refuse_banned(member)
-        return self._issue(self._plan(member, key, at), "token")
+        return self._issue(self._plan(member, key, at), f"token {token}")
 
     def renew(self, holder: Identity, key: PublicKey, at: Wall) -> Chain:
         """A node's next certificate, of the same line, for a key of its choice."""

@@ -24,6 +24,7 @@ from pki.authority import bans, schema
 from pki.authority.bans import Cutoff
 from pki.authority.entries import Invitation, Issuance, Issued, PolicyVersion, Proposal, Spending
 from pki.authority.export import Revoked
+from pki.authority.holdings import Holding, holdings
 from pki.clock import Wall
 from pki.errors import LocalError
 from pki.spiffe import IdKind, SpiffeId
@@ -167,6 +168,11 @@ class Register:
             query = "SELECT spiffe_id, lineage, not_after, not_before FROM certificates WHERE serial = ?"
             row = db.execute(query, (serial,)).fetchone()
         return None if row is None else Issued(row[0], row[1], Wall(row[2]), Wall(row[3] + BACKDATE))
+
+    def holdings(self, now: Wall) -> list[Holding]:
+        """The newest certificate of everybody that has not expired, by name."""
+        with self._transaction("DEFERRED") as db:
+            return list(holdings(db, now))
 
     def claim_session(self, session: SpiffeId, lineage: str, on_behalf_of: str = "") -> str | None:
         """The lineage of a session, ``lineage`` if it is new; None when its id belongs to another session.

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pki.authority.enrol import Enrolment
+from pki.authority.enrol import Enrolment, token_id
 from pki.authority.entries import Invitation
 from pki.authority.rollover import TRANSITIONS, broken
 from pki.clock import DAY, SECOND, Wall
@@ -87,8 +87,8 @@ def ca_app(
         invitation = Invitation(IdKind(wanted.kind), wanted.name, tuple(wanted.roles), expires)
         addresses = tuple(map(str, api_addresses(config)))
         made = await trio.to_thread.run_sync(enrolment.create, invitation, addresses, now)
-        body = {"token": made.encode(), "kind": wanted.kind, "name": wanted.name, "expires": expires}
-        return answer(body, 201)
+        body = {"token": made.encode(), "id": token_id(made.secret), "expires": expires}
+        return answer({**body, "kind": wanted.kind, "name": wanted.name}, 201)
 
     async def order(request: Request) -> Response:
         _require_root(request, "--as-ca")

@@ -8,6 +8,7 @@ import structlog
 import trio
 from OpenSSL import SSL
 
+from pki.authority.ages import overdue
 from pki.authority.enrol import Enrolment
 from pki.authority.issuer import Issuer, Lifetimes
 from pki.authority.keystore import REGISTER_FILE, Authority, open_online
@@ -15,7 +16,7 @@ from pki.authority.refusal import Refusal
 from pki.authority.register import Register
 from pki.authority.service import Hooks, application, serve
 from pki.authority.signer import StatementSigner
-from pki.clock import Clock, SystemClock, Wall
+from pki.clock import DAY, SECOND, Clock, SystemClock, Wall
 from pki.errors import LocalError
 from pki.tls.context import ClientCertificate, make_context
 from sidecar import lifecycle, log, systemd
@@ -99,6 +100,7 @@ async def run(paths: Paths) -> None:
         nursery.start_soon(office.adopt_all)
         nursery.start_soon(office.beat)
         nursery.start_soon(closed.run)
+        nursery.start_soon(_watch_keys, paths, clock)
         _log.info("serving", ca=config.name, listen=[str(one) for one in config.listen])
         systemd.notify("READY=1")
         await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), _no_drain))
@@ -196,6 +198,14 @@ class ApiContext:
             )
             self._made = (tls.certificate, roots), context
         return self._made[1]
+
+
+async def _watch_keys(paths: Paths, clock: Clock) -> None:
+    """Say at start, and once a day, which keys want a successor: expiry is what takes a mesh down in silence."""
+    while True:
+        for warning in await trio.to_thread.run_sync(overdue, paths.authority_dir, clock.wall()):
+            _log.warning("a key wants a successor", why=warning)
+        await trio.sleep(DAY / SECOND)
 
 
 async def _no_drain() -> None:

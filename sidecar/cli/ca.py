@@ -15,6 +15,7 @@ from sidecar.address import ANY_HOST, Address
 from sidecar.cli.ca_export import export
 from sidecar.cli.ca_recover import backup, recover
 from sidecar.cli.ca_rotate import rotate, taint
+from sidecar.cli.ca_status import status
 from sidecar.cli.node import serve as serve_daemon
 from sidecar.cli.settings import Settings, settings_options
 from sidecar.cli.values import ADDRESS, DURATION, NAME, TRUST_DOMAIN
@@ -78,7 +79,7 @@ def init(
     return Exit.YES
 
 
-for _verb in (backup, export, recover, rotate, taint):
+for _verb in (backup, export, recover, rotate, status, taint):
     ca.add_command(_verb)
 
 

@@ -75,7 +75,7 @@ def test_the_register_names_the_revoked_of_one_issuer_until_they_end(
     """By name or by line; what has ended anyway, or hangs on another issuer, is not on the list."""
     ca = issuer.authority
     names = [SpiffeId.for_node(ca.bundle.trust_domain, name) for name in ("a", "b")]
-    revoked, other = (issuer.admit(name, new_key().public_key(), NOW) for name in names)
+    revoked, other = (issuer.admit(name, new_key().public_key(), NOW, "t") for name in names)
     register.ban(Target(kind="node", value="a"), "r1", Wall(NOW + 1))
     above = read(ca.issuer.certificate).subject_key_id.hex()
     assert register.revoked(above, NOW) == [Revoked(f"{read(revoked[0]).serial:x}", Wall(NOW + 1))]

@@ -35,8 +35,8 @@ def test_each_kind_has_its_lifetime(ca: TinyCa, issuer: Issuer) -> None:
     key = new_key().public_key()
     chains = (
         issuer.session(WantedSession(ca.agent(), key), NOW, anyone),
-        issuer.admit(ca.node(), key, NOW),
-        issuer.admit(ca.operator(), key, NOW),
+        issuer.admit(ca.node(), key, NOW, "t"),
+        issuer.admit(ca.operator(), key, NOW, "t"),
     )
     ends = [identity(ca, chain).not_after - NOW for chain in chains]
     assert ends == [HOUR, DAY, 12 * HOUR]
@@ -45,7 +45,7 @@ def test_each_kind_has_its_lifetime(ca: TinyCa, issuer: Issuer) -> None:
 
 def test_a_certificate_is_written_down_before_it_is_given_away(ca: TinyCa, issuer: Issuer) -> None:
     """Else it could not be revoked by its serial."""
-    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW, "t"))
     second = identity(ca, issuer.renew(first, new_key().public_key(), LATER), LATER)
     issuer.register.ban(Target(kind="serial", value=second.serial), "s", NOW)
     assert issuer.register.is_banned(first.id, first.lineage)
@@ -54,7 +54,7 @@ def test_a_certificate_is_written_down_before_it_is_given_away(ca: TinyCa, issue
 def test_a_renewal_keeps_the_name_and_the_line(ca: TinyCa, issuer: Issuer) -> None:
     """A new serial and a new key, the same identity and lineage."""
     key = new_key()
-    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW, "t"))
     second = identity(ca, issuer.renew(first, key.public_key(), LATER), LATER)
     assert (second.id, second.lineage, second.public_key) == (first.id, first.lineage, key.public_key())
     assert first.serial == first.lineage != second.serial
@@ -63,7 +63,9 @@ def test_a_renewal_keeps_the_name_and_the_line(ca: TinyCa, issuer: Issuer) -> No
 
 def test_a_new_token_begins_a_new_line(ca: TinyCa, issuer: Issuer) -> None:
     """To revoke the serial of the old one does not reach it."""
-    lines = {identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW)).lineage for _ in range(2)}
+    lines = {
+        identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW, "t")).lineage for _ in range(2)
+    }
     assert len(lines) == 2
 
 
@@ -89,7 +91,7 @@ def test_a_session_is_renewed_once_from_each_certificate(ca: TinyCa, issuer: Iss
 
 def test_a_session_is_renewed_by_a_certificate_of_its_own(ca: TinyCa, issuer: Issuer) -> None:
     """Not another session's, nor the node's, nor one that was never issued; and not as a new one."""
-    first, node = started(ca, issuer), identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    first, node = started(ca, issuer), identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW, "t"))
     another = identity(
         ca, issuer.session(WantedSession(ca.agent(session=OTHER), new_key().public_key()), NOW, anyone)
     )
@@ -168,7 +170,7 @@ def test_only_nodes_renew_themselves(ca: TinyCa, issuer: Issuer) -> None:
     """An operator comes again with a token, a session is renewed by its node."""
     key = new_key().public_key()
     for chain in (
-        issuer.admit(ca.operator(), key, NOW),
+        issuer.admit(ca.operator(), key, NOW, "t"),
         issuer.session(WantedSession(ca.agent(), key), NOW, anyone),
     ):
         with pytest.raises(RefusalError, match="not a node") as caught:
@@ -214,13 +216,13 @@ def test_a_banned_identity_gets_no_certificate(
 ) -> None:
     """Neither a first one nor the next one, however it asks; nobody else is touched."""
     key = new_key().public_key()
-    node = identity(ca, issuer.admit(ca.node(), key, NOW))
+    node = identity(ca, issuer.admit(ca.node(), key, NOW, "t"))
     issuer.register.ban(target, "statement", NOW)
     asked: dict[str, Callable[[], Chain]] = {
-        "a node": lambda: issuer.admit(ca.node(), key, NOW),
+        "a node": lambda: issuer.admit(ca.node(), key, NOW, "t"),
         "its renewal": lambda: issuer.renew(node, key, NOW),
         "a session": lambda: issuer.session(WantedSession(ca.agent(), key), NOW, anyone),
-        "an operator": lambda: issuer.admit(ca.operator(), key, NOW),
+        "an operator": lambda: issuer.admit(ca.operator(), key, NOW, "t"),
     }
     assert {what for what, ask in asked.items() if reason_of(ask) is Refusal.BANNED} == reached
 
@@ -236,7 +238,7 @@ def reason_of(ask: Callable[[], Chain]) -> Refusal | None:
 def test_a_banned_serial_ends_its_line(ca: TinyCa, issuer: Issuer) -> None:
     """The node and the session whose certificate was revoked cannot renew it."""
     key = new_key().public_key()
-    node = identity(ca, issuer.admit(ca.node(), key, NOW))
+    node = identity(ca, issuer.admit(ca.node(), key, NOW, "t"))
     session = identity(ca, issuer.session(WantedSession(ca.agent(), key), NOW, anyone))
     for number, serial in enumerate((node.serial, session.serial)):
         issuer.register.ban(Target(kind="serial", value=serial), str(number), NOW)
@@ -244,19 +246,19 @@ def test_a_banned_serial_ends_its_line(ca: TinyCa, issuer: Issuer) -> None:
         issuer.renew(node, key, NOW)
     with pytest.raises(RefusalError, match="revoked"):
         renewed(issuer, session)
-    issuer.admit(ca.node(), key, NOW)
+    issuer.admit(ca.node(), key, NOW, "t")
 
 
 def test_a_renewal_that_is_asked_for_again_is_answered_the_same(ca: TinyCa, issuer: Issuer) -> None:
     """The first answer may have been lost: the same key gets the very same certificate."""
     key = new_key().public_key()
-    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW, "t"))
     assert issuer.renew(first, key, LATER) == issuer.renew(first, key, Wall(LATER + MINUTE))
 
 
 def test_a_second_renewal_with_another_key_is_a_clone(ca: TinyCa, issuer: Issuer) -> None:
     """Only one holder can be the right one: the other has a copy, and an alarm is all it gets."""
-    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    first = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW, "t"))
     issuer.renew(first, new_key().public_key(), LATER)
     with pytest.raises(RefusalError) as refused:
         issuer.renew(first, new_key().public_key(), LATER)
@@ -266,7 +268,7 @@ def test_a_second_renewal_with_another_key_is_a_clone(ca: TinyCa, issuer: Issuer
 def test_of_two_renewals_at_once_the_later_is_judged_by_the_first(ca: TinyCa, issuer: Issuer) -> None:
     """Both looked before either wrote. The same key has the same answer, and another raises the alarm."""
     first, keys = started(ca, issuer), [new_key().public_key() for _ in range(2)]
-    node = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW))
+    node = identity(ca, issuer.admit(ca.node(), new_key().public_key(), NOW, "t"))
     ways: tuple[Callable[[PublicKey], Chain], ...] = (
         lambda key: renewed(issuer, first, key),
         lambda key: issuer.renew(node, key, LATER),
@@ -292,7 +294,7 @@ def late(issuer: Issuer, renew: Callable[[], Chain]) -> Chain:
 
 def first_of(ca: TinyCa, issuer: Issuer) -> tuple[PublicKey, Identity]:
     key = new_key().public_key()
-    return key, identity(ca, issuer.admit(ca.operator(), key, NOW))
+    return key, identity(ca, issuer.admit(ca.operator(), key, NOW, "t"))
 
 
 def test_an_operator_renews_under_the_same_key(ca: TinyCa, issuer: Issuer) -> None:

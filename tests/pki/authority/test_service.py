@@ -425,7 +425,7 @@ async def test_an_operator_is_renewed_only_as_the_roster_knows_it(
     body = {"csr": svid.request(key)}
     desk.roles["alice"] = frozenset(roles)
     assert (await desk.refused(member(ca, ca.operator(), key), "POST", "/v1/renew", body))["reason"] == reason
-    first = verify(desk.issuer.admit(ca.operator(), key.public_key(), NOW), ca.bundle, NOW)
+    first = verify(desk.issuer.admit(ca.operator(), key.public_key(), NOW, "t"), ca.bundle, NOW)
     assert isinstance(first, Identity)
     if roles:
         renewed = verify(chain_in(await desk.ask(first, "POST", "/v1/renew", body)), ca.bundle, NOW)
@@ -511,7 +511,7 @@ async def test_every_operator_may_read_what_was_in_force(ca: TinyCa, desk: Desk,
     alice = member(ca, ca.operator())
     assert await desk.ask(alice, "GET", "/v1/policies") == {"versions": []}
     assert await desk.ask(alice, "GET", "/v1/policies/3") == {"reference": "3"}
-    chain = desk.issuer.admit(ca.node(), new_key().public_key(), NOW)
+    chain = desk.issuer.admit(ca.node(), new_key().public_key(), NOW, "t")
     first = verify(chain, ca.bundle, NOW)
     assert isinstance(first, Identity)
     issued = await desk.ask(alice, "GET", f"/v1/certificates/{first.serial.upper()}")

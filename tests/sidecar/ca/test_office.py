@@ -327,7 +327,7 @@ async def test_who_is_unrevoked_comes_back_with_new_certificates_only(
     """The name is free at the CA and everywhere; what was issued before is refused at both, for good."""
     alice, tools = await bureau.enlist("alice", "responder"), bureau.mint.ca.node("tools-1")
     await bureau.enrol("tools-1")
-    old = identity_of(bureau, bureau.issuer.admit(tools, new_key().public_key(), bureau.clock.wall()))
+    old = identity_of(bureau, bureau.issuer.admit(tools, new_key().public_key(), bureau.clock.wall(), "t"))
     revoked = alice.says("revocation", revocation("node", "tools-1"))
     await bureau.hears(revoked)
     started = trio.current_time()
@@ -341,7 +341,7 @@ async def test_who_is_unrevoked_comes_back_with_new_certificates_only(
     assert not is_member_identity(old, bureau.office.member.snapshot)
     with pytest.raises(RefusedError, match="of before"):
         bureau.issuer.renew(old, new_key().public_key(), bureau.clock.wall())
-    new = identity_of(bureau, bureau.issuer.admit(tools, new_key().public_key(), bureau.clock.wall()))
+    new = identity_of(bureau, bureau.issuer.admit(tools, new_key().public_key(), bureau.clock.wall(), "t"))
     assert is_member_identity(new, bureau.office.member.snapshot)
     bureau.issuer.renew(new, new_key().public_key(), bureau.clock.wall())
     entry = bureau.office.member.store.entry(str(answer["id"]))
@@ -356,7 +356,7 @@ async def test_a_mistake_is_lifted_whole_by_an_admin(
     alice, bob = await bureau.enlist("alice", "responder"), await bureau.enlist("bob", "admin")
     tools = bureau.mint.ca.node("tools-1")
     await bureau.enrol("tools-1")
-    old = identity_of(bureau, bureau.issuer.admit(tools, new_key().public_key(), bureau.clock.wall()))
+    old = identity_of(bureau, bureau.issuer.admit(tools, new_key().public_key(), bureau.clock.wall(), "t"))
     revoked = alice.says("revocation", revocation("node", "tools-1"))
     await bureau.hears(revoked)
     with pytest.raises(RefusedError, match="role admin"):
@@ -481,7 +481,7 @@ async def test_a_serial_from_the_middle_of_a_line_revokes_the_line(bureau: Burea
     """Nodes know the first and the newest serial of a certificate's line; the register knows all in between."""
     bob = await bureau.enlist("bob", "responder")
     now = bureau.clock.wall()
-    chain = bureau.issuer.admit(bureau.mint.ca.node(), new_key().public_key(), now)
+    chain = bureau.issuer.admit(bureau.mint.ca.node(), new_key().public_key(), now, "t")
     serials = []
     for _ in range(2):
         holder = verify(chain, bureau.mint.ca.bundle, now)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pki.clock import DAY, SystemClock, Wall
 from pki.token import Token
 from sidecar.ca.daemon import read_config
 from sidecar.exits import Exit
@@ -176,3 +177,34 @@ def test_a_token_that_makes_no_sense_is_not_made(ca: LiveCa, words: list[str], c
     done = ca.run("token", "create", *words)
     assert (done.code, done.out) == (code, "")
     assert done.err.startswith("lockgate: ")
+
+
+def test_status_says_who_holds_what_and_by_which_token(ca: LiveCa, tmp_path: Path) -> None:
+    """By the token's id, which `token create` has said; its secret is nowhere. A young CA has nothing to warn of."""
+    made = lockgate("--dir", ca.root, "token", "create", "node:listed", "--json").json
+    (tmp_path / "token").write_text(made["token"])
+    (tmp_path / "token").chmod(0o600)
+    joined = lockgate("--dir", tmp_path / "node", "join", "--token-file", tmp_path / "token", "--json")
+    assert joined.code == Exit.YES, joined.err
+    done = lockgate("--dir", ca.root, "ca", "status", "--json")
+    assert (done.code, done.json["warnings"]) == (Exit.YES, [])
+    (member,) = [one for one in done.json["members"] if one["id"].endswith("/node/listed")]
+    assert (member["by"], member["revoked"]) == (f"token {made['id']}", False)
+    assert made["id"] in lockgate("--dir", ca.root, "ca", "status").out
+
+
+def test_status_exits_with_1_once_a_key_has_passed_half_of_its_life(
+    ca: LiveCa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timer can ask, and whoever is paged reads what to run."""
+    real = SystemClock.wall
+    monkeypatch.setattr(SystemClock, "wall", lambda self: Wall(real(self) + 46 * DAY))
+    done = lockgate("--dir", ca.root, "ca", "status")
+    assert done.code == Exit.NO
+    assert "! the issuer key of this CA has passed half of its life, and ends in 43 days" in done.out
+
+
+def test_status_is_for_the_ca_host(tmp_path: Path) -> None:
+    """Elsewhere it says so."""
+    done = lockgate("--dir", tmp_path, "ca", "status")
+    assert (done.code, "run this on the CA's host" in done.err) == (Exit.NO, True)
