@@ -31,7 +31,9 @@ def roster(members: Iterable[Member]) -> Roster:
                 labels=tuple(member.labels),
             )
         else:
-            operators[member.name] = OperatorMember(member.name, member.key, frozenset(member.roles))
+            operators[member.name] = OperatorMember(
+                member.name, member.key, frozenset(member.roles), dict(member.uids), member.user
+            )
     return Roster(nodes, operators)
 
 

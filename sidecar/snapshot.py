@@ -5,7 +5,7 @@ A heartbeat changes the moment and never the snapshot, so it changes no digest a
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Self
 
@@ -180,7 +180,9 @@ def _longest_first(lock: LockInForce) -> tuple[int, str]:
 class LeaseInForce:
     """What an escalation became: until then ``session`` may use ``services``, if the policy still lets ``rule``.
 
-    ``rule`` is the escalation's id. ``operations`` as in :mod:`sidecar.policy.narrowing`; None: all.
+    ``id`` is the request's, ``rule`` the escalation's. ``operations`` as in :mod:`sidecar.policy.narrowing`; None: all.
+    ``arguments``: SHA-256 of the one set of MCP arguments, or empty. ``uses`` 0: any number; else so many, at
+    ``tool_node`` alone, which counts them (:mod:`sidecar.proxy.uses`). ``cut_short``: it has ended, whatever ``until`` says.
     """
 
     id: str
@@ -189,15 +191,34 @@ class LeaseInForce:
     services: frozenset[str]
     operations: tuple[str, ...] | None
     until: Wall
+    arguments: str = ""
+    uses: int = 0
+    tool_node: str = ""
+    cut_short: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """An escalation that ``session`` has asked for and nobody has decided on: refusals name it, until then."""
+
+    id: str
+    session: str
+    rule: str
+    services: frozenset[str]
+    until: Wall
 
 
 class Leases:
-    """The leases in force. Immutable; a look-up costs the same whatever their number."""
+    """The leases in force, and what may become one. Immutable; a look-up costs the same whatever their number."""
 
-    __slots__ = ("_by_session", "all")
+    __slots__ = ("_by_session", "_pending", "all", "pending")
 
-    def __init__(self, leases: Iterable[LeaseInForce] = ()) -> None:
+    def __init__(self, leases: Iterable[LeaseInForce] = (), pending: Iterable[PendingRequest] = ()) -> None:
         self.all = tuple(sorted(leases, key=lambda lease: lease.id))
+        self.pending = tuple(sorted(pending, key=lambda request: request.id))
+        self._pending: dict[str, tuple[PendingRequest, ...]] = {}
+        for request in self.pending:
+            self._pending[request.session] = (*self._pending.get(request.session, ()), request)
         self._by_session: dict[str, tuple[LeaseInForce, ...]] = {}
         for lease in self.all:
             self._by_session[lease.session] = (*self._by_session.get(lease.session, ()), lease)
@@ -205,6 +226,10 @@ class Leases:
     def of(self, session: str) -> tuple[LeaseInForce, ...]:
         """Those of one session, by its id; ended ones too."""
         return self._by_session.get(session, ())
+
+    def asked_by(self, session: str) -> tuple[PendingRequest, ...]:
+        """The requests of one session that wait, or have waited in vain."""
+        return self._pending.get(session, ())
 
 
 NO_LEASES = Leases()
@@ -228,6 +253,10 @@ class OperatorMember:
     name: str
     key: str
     roles: frozenset[str]
+    uids: Mapping[str, int] = field(default_factory=dict)
+    """By node, the operator's own uid there."""
+    user: str = ""
+    """The claim by which an identity provider knows the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +332,8 @@ def _bodies(
             for name, node in roster.nodes.items()
         },
         "operators": {
-            name: [operator.key, sorted(operator.roles)] for name, operator in roster.operators.items()
+            name: [operator.key, sorted(operator.roles), dict(operator.uids), operator.user]
+            for name, operator in roster.operators.items()
         },
         "locks": [
             [lock.id, str(lock.target), lock.until, lock.by, lock.message] for lock in restrictions.locks
@@ -312,8 +342,14 @@ def _bodies(
             [found.id, str(found.target), found.by, found.before] for found in restrictions.revocations
         ],
         "leases": [
-            [lease.id, lease.session, lease.rule, sorted(lease.services), lease.operations, lease.until]
+            [
+                *(lease.id, lease.session, lease.rule, sorted(lease.services), lease.operations, lease.until),
+                *(lease.arguments, lease.uses, lease.tool_node, lease.cut_short),
+            ]
             for lease in leases.all
+        ],
+        "pending": [
+            [one.id, one.session, one.rule, sorted(one.services), one.until] for one in leases.pending
         ],
     }
     spelled = {name: _canonical(part) for name, part in parts.items()}

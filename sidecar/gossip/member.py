@@ -19,7 +19,6 @@ Both nodes and the CA are members; what only the CA does hangs on ``Outlet.merge
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import trio
 
@@ -30,7 +29,11 @@ from pki.fields import Wire
 from pki.judge import Word
 from pki.statement import Edition, Heartbeat, Operator, Statement, parse
 from sidecar import assemble
+from sidecar.escalation.book import Ground as Standing
+from sidecar.escalation.book import in_snapshot
+from sidecar.escalation.machine import Escalation
 from sidecar.gossip.editions import counts_as, due, due_entry
+from sidecar.gossip.escalations import cut_by, escalations
 from sidecar.gossip.flood import (
     Arrived,
     Beaten,
@@ -47,6 +50,7 @@ from sidecar.gossip.freshness import Beat, Freshness, InForce
 from sidecar.gossip.intake import Ground, admit, is_acknowledged, later_bundle, original_of
 from sidecar.gossip.journal import Journal
 from sidecar.gossip.ledger import Ledger
+from sidecar.gossip.outlet import Outlet
 from sidecar.gossip.policies import Loaded, Policies
 from sidecar.gossip.store import Store, is_restriction, stages
 from sidecar.objects import Objects
@@ -57,27 +61,8 @@ from sidecar.wire import Fetch, Ids, Object, Statements, Summary, Want
 _PERMITTING = {"bundle", "member", "unlock", "unrevoke"}
 """What changes who may say what, once it is durable. Only the CA and the root sign it."""
 
-
-class Outlet(Protocol):
-    """What the rest of the process does for a member."""
-
-    def send(self, peer: str, message: Wire) -> None:
-        """Queue a message on a control link."""
-
-    async def apply(self, snapshot: Snapshot) -> dict[str, int]:
-        """Let decisions read ``snapshot``, and cut what it ends; how many streams that are, by rule.
-
-        The next statement waits for this, so it does not wait for those streams to be dead.
-        """
-
-    async def merged(self, statement: Statement, word: Word) -> None:
-        """A statement was taken in, durable by now."""
-
-    async def trusted(self, bundle: Statement) -> bool:
-        """Keep a trust bundle for the next start, before it is in force; whether it is durable."""
-
-    def acknowledge(self, statements: list[Statement], cut: dict[str, int]) -> None:
-        """These are in force here, durably: give receipts once what was cut so far is dead."""
+_ESCALATING = {"request", "approval", "lease"}
+"""What may let a session do more, once it is durable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +274,8 @@ class Member:
         self._ledger.discard(self.store.settle(entries))
         if any(one.statement.kind in _PERMITTING for one in due):
             await self._permit()
+        elif any(one.statement.kind in _ESCALATING for one in due):
+            await self._publish()
         self._acknowledge([one.acknowledged for one in due if one.acknowledged is not None])
         for one in due:
             self._cut.pop(one.statement.id, None)  # What is not acknowledged.
@@ -302,7 +289,7 @@ class Member:
         self._flood.handle(Reconsidered())
 
     def _acknowledge(self, statements: list[Statement]) -> None:
-        cut = {one.id: self._cut.pop(one.id, 0) for one in statements}
+        cut = {one.id: self._cut.pop(cut_by(one), 0) for one in statements}
         if statements:
             self._outlet.acknowledge(statements, cut)
 
@@ -329,16 +316,24 @@ class Member:
         if gone or later_bundle(self.store, self.bundle):
             await self._permit()
 
+    def escalations(self) -> dict[str, Escalation]:
+        """Where each escalation stands at this moment, by request id."""
+        ground = Standing(self.snapshot.policy, self.snapshot.roster, self.snapshot.restrictions)
+        return escalations(self.store, ground, self.moment().now)
+
     async def _publish(self) -> None:
         """Put in force what is held, unless nothing changed. What it cuts is counted for the next receipts."""
         held, cutoffs = list(self.store.in_force(self.floor)), list(self.store.cutoffs(self.floor))
         ends = (entry.ends for entry in (*held, *(entry for entry, _ in cutoffs)))
         self._next_end = min(ends, default=None)
+        ground = Standing(self.loaded.policy, self._roster, assemble.restrictions(held, cutoffs))
+        standing = escalations(self.store, ground, self.moment().now)
         snapshot = Snapshot.of(
-            policy=self.loaded.policy,
+            policy=ground.policy,
             bundle_digest=self.bundle.digest,
-            roster=self._roster,
-            restrictions=assemble.restrictions(held, cutoffs),
+            roster=ground.roster,
+            restrictions=ground.restrictions,
+            leases=in_snapshot(standing.values()),
         )
         if snapshot.digest == self.snapshot.digest:
             return

@@ -166,16 +166,32 @@ class Question:
     def _lease(self, policy: Policy, place: Place) -> LeaseInForce | None:
         """The session's lease on this that lasts longest, ended or not."""
         held = self.snapshot.leases.of(self.request.session.session)
-        fitting = [lease for lease in held if self._fits(lease, policy, place)]
-        return max(fitting, key=lambda lease: lease.until, default=None)
+        fitting = [
+            lease for lease in held if self._is_about(lease, place) and self._fits(lease, policy, place)
+        ]
+        return max(fitting, key=lambda lease: (not lease.cut_short, lease.until), default=None)
+
+    def _is_about(self, lease: LeaseInForce, place: Place) -> bool:
+        """Whether it was given for this. The stream of an MCP service may carry any arguments."""
+        operation = place.operation
+        said = operation.arguments if operation else lease.arguments if place.service.protocol == MCP else ""
+        here = not lease.uses or lease.tool_node == self.request.tool_node
+        return (
+            here
+            and place.service.name in lease.services
+            and (not lease.arguments or said == lease.arguments)
+            and leaves(lease.operations, place)
+        )
 
     def _fits(self, lease: LeaseInForce, policy: Policy, place: Place) -> bool:
-        """Against the policy in force: a lease gives no more than the escalation that it came from would now."""
+        """Against the policy in force: a lease gives no more than the escalation that it came from would now.
+
+        One that was cut short gives nothing, and is only named.
+        """
         escalation = policy.escalations.get(lease.rule)
-        name, segment = place.service.name, place.segment.name
-        if escalation is None or not escalation.permits(self._agent, name, segment):
-            return False
-        return name in lease.services and leaves(lease.operations, place)
+        if escalation is None or lease.cut_short:
+            return lease.cut_short
+        return escalation.permits(self._agent, place.service.name, place.segment.name)
 
 
 def leaves(operations: tuple[str, ...] | None, place: Place) -> bool:

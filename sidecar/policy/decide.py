@@ -110,6 +110,8 @@ def decide_until(request: Request, snapshot: Snapshot, moment: Moment) -> tuple[
     ends = [at for one in cases for at in one.ends()]
     if Reason.NO_GRANT in (decision.reason, decision.would_deny) and (near := hints.nearest(case)):
         ends += [near.expires] if near.expires is not None else []  # the hint speaks of it
+    if decision.reason is Reason.NO_GRANT and (waiting := hints.pending(case)):
+        ends.append(waiting.until)
     floors = [at for one in cases for at in one.floor_ends()]
     is_fresh = all(one.stale_after is None or moment.is_fresh(one.stale_after) for one in cases)
     return decision, Horizon(_first_after(moment.now, ends), _first_after(moment.floor, floors), is_fresh)
@@ -281,14 +283,16 @@ def _granted(case: Case) -> Decision | None:
 
 def _leased(case: Case) -> Decision | None:
     lease, policy = case.lease, case.snapshot.policy
-    if lease is None or policy is None or case.moment.now >= lease.until:
+    if lease is None or policy is None or lease.cut_short or case.moment.now >= lease.until:
         return None
     return _allow(case, lease.id, policy.escalations[lease.rule].line)
 
 
 def _no_grant(case: Case) -> Decision | None:
     if lease := case.lease:
-        return _refuse(case, Reason.LEASE_ENDED, f"lease {lease.id} has ended", lease.id)
+        way = hints.escalation(case)
+        again = f"; ask for escalation {way.id} again" if way else ""
+        return _refuse(case, Reason.LEASE_ENDED, f"lease {lease.id} has ended{again}", lease.id)
     if grant := case.grant:
         return _refuse(case, Reason.NO_GRANT, f"grant {grant.id} has expired", grant.id, grant.line)
     return _refuse(case, Reason.NO_GRANT, hints.not_granted(case))

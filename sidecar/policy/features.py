@@ -29,6 +29,7 @@ ENFORCED: frozenset[Feature] = frozenset(
         Feature.TCP,
         Feature.HTTP,
         Feature.MCP,
+        Feature.ESCALATIONS,
         Feature.INJECT_HEADER,
         Feature.MTLS_CALLERS,
         Feature.PINS,

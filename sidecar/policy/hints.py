@@ -8,6 +8,7 @@ from sidecar.policy.case import Case, Place
 from sidecar.policy.match import MCP_KINDS, HttpPattern, McpPattern, Rule
 from sidecar.policy.model import Escalation
 from sidecar.policy.operation import Operation
+from sidecar.snapshot import PendingRequest
 
 MAX_NAME_CHARS = 80
 
@@ -30,11 +31,11 @@ def not_granted(case: Case) -> str:
     if operation is not None:
         name = ascii(operation.name)[1:-1][:MAX_NAME_CHARS]
         what = f"no grant lets agent {agent} {ascii(operation.method)[1:-1][:32]} {name} of {service}"
-    near, way = nearest(case), _escalation(case)
+    near, way = nearest(case), escalation(case)
     if near is not None:
         what += f"; grant {near.id} allows {_pattern(near, place)} of {service}"
     if way is not None:
-        what += f"; escalation {way.id} can be requested for up to {way.max_ttl // 1_000_000} s"
+        what += f"; {_way(case, way)}"
     return what
 
 
@@ -69,7 +70,22 @@ def _names(pattern: HttpPattern | McpPattern, operation: Operation) -> bool:
     return is_kind and any(one.matches(operation.name) for one in pattern.names)
 
 
-def _escalation(case: Case) -> Escalation | None:
+def pending(case: Case) -> PendingRequest | None:
+    """A request of this session that waits, and would allow this if it were granted."""
+    way, asked = escalation(case), case.snapshot.leases.asked_by(case.facts.session)
+    waiting = (one for one in asked if case.moment.now < one.until and case.facts.service in one.services)
+    return next((one for one in waiting if way is not None and one.rule == way.id), None)
+
+
+def _way(case: Case, way: Escalation) -> str:
+    waiting = pending(case)
+    if waiting is not None:
+        return f"escalation {way.id} is asked for already: poll request {waiting.id}"
+    return f"escalation {way.id} can be requested for up to {way.max_ttl // 1_000_000} s"
+
+
+def escalation(case: Case) -> Escalation | None:
+    """The first rule of the policy by which this could be asked for."""
     agent, service, segment = case.facts.agent, case.facts.service, case.facts.segment
     known = case.snapshot.policy.escalations.values() if case.snapshot.policy else ()
     return next((one for one in known if one.permits(agent, service, segment)), None)

@@ -47,8 +47,13 @@ class McpCall:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """``method`` and ``name`` as in the call (``name`` is the path for HTTP). ``holds``: the fulfilled predicates."""
+    """``method`` and ``name`` as in the call (``name`` is the path for HTTP). ``holds``: the fulfilled predicates.
+
+    ``arguments``: the call's digest, where a lease of the session is bound to one; else empty, so that calls which are
+    decided alike are alike.
+    """
 
     method: str
     name: str
     holds: frozenset[str] = frozenset()
+    arguments: str = ""

@@ -576,7 +576,11 @@ def test_a_lease_ends_by_the_later_clock_and_says_so() -> None:
     asked, read = asking(Operation("GET", "/"), agent="clerk"), leased(MINUTE)
     for moment in (replace(fresh(), wall=Wall(NOW + MINUTE)), later(fresh(), MINUTE)):
         assert judged(asked, read, moment) == Decision(
-            Verdict.DENY, Reason.LEASE_ENDED, "lease-1", 0, "lease lease-1 has ended"
+            Verdict.DENY,
+            Reason.LEASE_ENDED,
+            "lease-1",
+            0,
+            "lease lease-1 has ended; ask for escalation up again",
         )
     assert next_boundary(asked, read, fresh()) == NOW + MINUTE
 

@@ -204,9 +204,9 @@ def test_a_binding_may_ask_its_callers_for_a_certificate() -> None:
 
 
 def test_what_comes_later_is_refused_by_name() -> None:
-    """A table of the language that this version lacks is no typing error."""
-    [said] = faults_of("[[escalations]]")
-    assert "escalations: not enforced by this version" in said
+    """A key of the language that this version lacks is no typing error."""
+    [said] = faults_of('[segments.retrieval]\nmode = "observe"')
+    assert "mode: this version cannot observe without enforcing" in said
 
 
 def test_two_rules_cannot_share_an_id() -> None:

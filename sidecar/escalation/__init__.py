@@ -1,0 +1,1 @@
+"""Escalations: what sessions ask for, who agrees, what it becomes (docs/escalation.md). Pure."""
