@@ -14,6 +14,7 @@ from sidecar.snapshot import (
     LockInForce,
     NodeMember,
     OperatorMember,
+    PendingRequest,
     Restrictions,
     RevocationInForce,
     Roster,
@@ -33,14 +34,14 @@ def snapshot_of(
         manifest = _read(body, digest)
         parts = {
             name: _read(body, manifest[name])
-            for name in ("nodes", "operators", "locks", "revocations", "leases")
+            for name in ("nodes", "operators", "locks", "revocations", "leases", "pending")
         }
         found = Snapshot.of(
             policy=_policy(manifest["policy"], body, policy_of),
             bundle_digest=manifest["bundle"],
             roster=Roster(_nodes(parts["nodes"]), _operators(parts["operators"])),
             restrictions=Restrictions(map(_lock, parts["locks"]), map(_revocation, parts["revocations"])),
-            leases=Leases(map(_lease, parts["leases"])),
+            leases=Leases(map(_lease, parts["leases"]), map(_pending, parts["pending"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise RemoteError(f"snapshot {digest}: of another form than this version writes") from None
@@ -76,7 +77,10 @@ def _nodes(part: dict[str, Any]) -> dict[str, NodeMember]:
 
 
 def _operators(part: dict[str, Any]) -> dict[str, OperatorMember]:
-    return {name: OperatorMember(name, key, frozenset(roles)) for name, (key, roles) in part.items()}
+    return {
+        name: OperatorMember(name, key, frozenset(roles), uids, user)
+        for name, (key, roles, uids, user) in part.items()
+    }
 
 
 def _target(text: str) -> Target:
@@ -94,6 +98,11 @@ def _revocation(line: list[Any]) -> RevocationInForce:
 
 
 def _lease(line: list[Any]) -> LeaseInForce:
-    name, session, rule, services, operations, until = line
+    name, session, rule, services, operations, until, *bound = line
     allowed = None if operations is None else tuple(operations)
-    return LeaseInForce(name, session, rule, frozenset(services), allowed, Wall(until))
+    return LeaseInForce(name, session, rule, frozenset(services), allowed, Wall(until), *bound)
+
+
+def _pending(line: list[Any]) -> PendingRequest:
+    name, session, rule, services, until = line
+    return PendingRequest(name, session, rule, frozenset(services), Wall(until))

@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from pki.asking import Answer, Lease
 from pki.authority.keystore import Authority
 from pki.authority.register import Register
 from pki.clock import Wall
@@ -91,6 +92,14 @@ class StatementSigner:
                 f"statement {statement.kind}: not known to this version, and cannot be said again"
             )
         return self._numbered(statement.kind, statement.body, Span(at, Wall(statement.payload.expires)))
+
+    def lease(self, body: Lease, span: Span) -> Statement:
+        """What an escalation became."""
+        return self._numbered("lease", body, span)
+
+    def refusal(self, body: Answer, span: Span) -> Statement:
+        """The CA's own no to an escalation."""
+        return self._numbered("refusal", body, span)
 
     def heartbeat(self, body: Heartbeat, span: Span) -> Statement:
         """``body.number`` is the number of the newest statement that the digest covers, not merely the last given."""

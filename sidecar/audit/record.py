@@ -285,6 +285,11 @@ def renewal(at: Wall, what: str, spiffe_id: str, serial: str, not_after: Wall) -
     return _event(Kind.RENEWAL, at, what, {"id": spiffe_id, "serial": serial, "not_after": not_after})
 
 
+def escalation(at: Wall, what: str, request: str, facts: Facts = NO_FACTS) -> Record:
+    """A request for more was made, approved, refused, or granted; ``request`` is its id."""
+    return _event(Kind.ESCALATION, at, what, {"request": request, **facts})
+
+
 def rollover(at: Wall, what: str, sequence: int, facts: Facts) -> Record:
     """A step of a rollover of the CA's keys; ``sequence`` is that of the trust bundle that came of it."""
     return _event(Kind.ROLLOVER, at, what, {"sequence": sequence, **facts})

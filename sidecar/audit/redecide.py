@@ -188,7 +188,8 @@ def _narrowing(facts: Any) -> Narrowing | None:
 def _operation(facts: Any) -> Operation | None:
     if facts is None:
         return None
-    return Operation(facts["method"], facts["name"], frozenset(facts.get("holds", ())))
+    holds = frozenset(facts.get("holds", ()))
+    return Operation(facts["method"], facts["name"], holds, facts.get("arguments", ""))
 
 
 def _also(body: Facts) -> Iterator[Operation]:

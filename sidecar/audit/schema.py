@@ -41,7 +41,7 @@ _VALUE: Schema = {"$ref": "#/$defs/value"}
 _FACTS: Schema = {"type": "object", "additionalProperties": _VALUE}
 _OPERATION: Schema = {
     "type": "object",
-    "properties": {"method": _TEXT, "name": _TEXT, "holds": _TEXTS},
+    "properties": {"method": _TEXT, "name": _TEXT, "holds": _TEXTS, "arguments": _DIGEST},
     "required": ["method", "name"],
     "additionalProperties": False,
 }

@@ -1,8 +1,11 @@
 """What a statement that is in force now is on record as. Pure; nodes and the CA keep the same story."""
 
+from pki.asking import Answer, EscalationRequest, Lease
 from pki.clock import Wall
+from pki.ids import digest_id
 from pki.judge import Word
-from pki.statement import Canary, Cutoff, Edition, Lift, Lock, Policy, Revocation, Statement
+from pki.spiffe import SpiffeId
+from pki.statement import Canary, Cutoff, Edition, Lift, Lock, Policy, Revocation, Statement, parse
 from sidecar.audit import record
 from sidecar.audit.record import Facts, Record, Value
 
@@ -29,6 +32,30 @@ def records_of(statement: Statement, word: Word, at: Wall) -> list[Record]:
         case Lift():
             left = {**facts, **({"before": body.before} if body.before else {})}
             return [record.revocation(at, "lifted", name, "", left) for name in body.ids]
+        case _:
+            return _of_escalation(statement, facts, at)
+
+
+def _of_escalation(statement: Statement, facts: Facts, at: Wall) -> list[Record]:
+    body = statement.body
+    match body:
+        case EscalationRequest():
+            asked: Facts = {
+                "rule": body.rule,
+                "session": SpiffeId.parse(body.session).session,
+                "agent": SpiffeId.parse(body.session).name,
+                "services": list[Value](body.services),
+                "ttl": body.ttl,
+                "reason_given": body.reason,
+            }
+            return [record.escalation(at, "requested", statement.id, asked)]
+        case Answer():
+            said = "approved" if statement.kind == "approval" else "refused"
+            name = digest_id(bytes.fromhex(body.request))
+            return [record.escalation(at, said, name, {**facts, "message": body.message})]
+        case Lease():
+            granted: Facts = {"until": body.until, "approvers": list[Value](body.approvers)}
+            return [record.escalation(at, "granted", parse(body.request).id, granted)]
         case _:
             return []
 

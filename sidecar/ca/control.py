@@ -26,7 +26,7 @@ from sidecar.ca.office import Office
 from sidecar.ca.places import api_addresses
 from sidecar.ca.rollover import RolloverDesk
 from sidecar.config import CaConfig
-from sidecar.control import state, statements
+from sidecar.control import escalations, state, statements
 from sidecar.control.unix import ERROR_HANDLERS, answer, body_of, caller_of, is_root
 from sidecar.defaults import TOKEN_MAX_LIFETIME
 
@@ -126,6 +126,7 @@ def ca_app(
             Route("/v1/unrevokes", unrevoke, methods=["POST"]),
             state.reload_route(reload),
             state.policy_route(office.member, office.objects),
+            *escalations.routes(office.member),
             *statements.routes(office.member, config.trust_domain),
         ],
         exception_handlers=ERROR_HANDLERS,

@@ -27,6 +27,7 @@ from sidecar.audit.record import Record
 from sidecar.audit.volume import Site
 from sidecar.audit.writer import AuditWriter
 from sidecar.ca.control import ca_app
+from sidecar.ca.leases import LeaseDesk
 from sidecar.ca.office import Office
 from sidecar.ca.oidc import IdTokens
 from sidecar.ca.places import control_addresses
@@ -92,6 +93,7 @@ async def run(paths: Paths) -> None:
         await nursery.start(audit.run)
         audit.append(record.start(clock.wall(), VERSION, {"role": "ca"}))
         await rollover.take_up()
+        nursery.start_soon(LeaseDesk(office, signer).run)
         context = ApiContext(authority)
         app = application(issuer, hooks_of(config, office, clock))
         nursery.start_soon(serve, api, app, context.now, lambda: office.member.bundle, clock)

@@ -80,7 +80,8 @@ class Office:
         self.policies = policies.PolicyDesk(desk, self._thread)
         self._heads = Heads("")
         self._turn = trio.Lock()
-        self._news = trio.Event()
+        self.news = trio.Event()
+        """Set when something was said; another one stands here by then."""
         self._banned: set[str] = set()
         self._put_off: set[str] = set()
         self._silent = False
@@ -109,7 +110,8 @@ class Office:
             await self.policies.keep(statement)
         except LocalError as error:
             log.error("a policy is in force, and not in the register yet", why=str(error))
-        self._news.set()
+        said, self.news = self.news, trio.Event()
+        said.set()
 
     async def trusted(self, _: Statement) -> bool:
         """The CA's own trust bundle lies beside its keys before it is published."""
@@ -192,10 +194,10 @@ class Office:
     async def adopt_all(self) -> None:
         """Take over what others restrict, as soon as it is here, and again where that failed."""
         while True:
-            self._news = trio.Event()
+            news = self.news
             await self.adopt_due()
             with trio.move_on_after(RETRY_SECONDS):
-                await self._news.wait()
+                await news.wait()
 
     async def adopt_due(self) -> None:
         """Ban what is revoked, and number and re-sign restrictions of others, so that they outlive their signer."""

@@ -25,6 +25,7 @@ VERBS = {
     "operator": "sidecar.cli.operator:operator",
     "policy": "sidecar.cli.policy:policy",
     "reload": "sidecar.cli.node:reload",
+    "request": "sidecar.cli.request:request",
     "revoke": "sidecar.cli.stops:revoke",
     "run": "sidecar.cli.node:run",
     "session": "sidecar.cli.session:session",

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pki.errors import RefusedError
-from sidecar.control import state, statements
+from sidecar.control import escalations, state, statements
 from sidecar.control.bypass import bypass_route
 from sidecar.control.pins import pin_routes
 from sidecar.control.unix import ERROR_HANDLERS, answer
@@ -45,6 +45,7 @@ def admin_app(node: Node, reload: state.Reload) -> Starlette:
             *statements.routes(
                 node.member, node.trust_domain, lambda: [live.request for live in node.carrier.table]
             ),
+            *escalations.routes(node.member),
         ],
         exception_handlers=ERROR_HANDLERS,
     )

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from pki.codec import convert
 from pki.errors import RefusedError
 from sidecar.control import SCHEMA_VERSION, client_certificates
+from sidecar.control.asking import asking_routes
 from sidecar.control.local_api import asker_of, described, local_routes, summary
 from sidecar.control.starting import counted, entitled_uid
 from sidecar.control.unix import (
@@ -107,6 +108,7 @@ def agent_app(node: Node) -> Starlette:
             Route("/v1/sessions/{id}", end, methods=["DELETE"]),
             *client_certificates.routes(node, own),
             *local_routes(node),
+            *asking_routes(node),
         ],
         exception_handlers=ERROR_HANDLERS,
     )

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from pki.errors import LockgateError
 from sidecar.audit.tail import Tail
@@ -27,6 +27,7 @@ from sidecar.dev.wiki import blob
 BLOB_MIB = 32
 STREAMS = 10
 RECORDS = 10_000
+MCP_VERSION = "2026-07-28"
 PATIENCE = 10.0
 """Seconds. A deadline, not a measure."""
 
@@ -94,6 +95,29 @@ def _stranger(mesh: Mesh) -> Iterable[str]:
     yield f"refused; on record as wrong_caller, uid {record['uid']}"
 
 
+def _escalation(mesh: Mesh) -> Iterable[str]:
+    """The agent asks for more than it is granted: Bob agrees, it is used, and Alice takes it back."""
+    shown = _tools(mesh)
+    expect("delete_tickets" not in shown, "a tool that is granted to nobody was shown")
+    yield f"tools/list of the tickets' MCP server  ->  {', '.join(shown)}"
+    said = _delete_tickets(mesh)
+    expect("no_grant" in said, f"delete_tickets was answered: {said}")
+    yield f"tools/call delete_tickets  ->  {said.partition('. ')[0]}"
+    wanted = ("--to", "action", "--service", "tickets", "--reason", "the quarter is over", "--ttl", "5m")
+    asked = mesh.run(*_dir(mesh), "request", "create", *wanted)["id"]
+    yield f"lockgate request create --to action --service tickets ...  ->  {asked}, {_request(mesh, asked)['state']}"
+    run(mesh, "bob", "request", "approve", asked, "--yes")
+    until(lambda: "delete_tickets" in _tools(mesh), "the tool to be shown")
+    yield f"lockgate request approve, by bob  ->  {_request(mesh, asked)['state']}; now the tool is shown"
+    said = _delete_tickets(mesh)
+    expect(said == "deleted", f"delete_tickets was answered: {said}")
+    record = find(mesh, TOOLS, kind="request", rule=asked)
+    yield f"tools/call delete_tickets  ->  {said}; on record under the lease {record['rule']}"
+    run(mesh, "alice", "request", "deny", asked, "--yes", "--message", "that was all")
+    said = until(lambda: "lease_ended" in (said := _delete_tickets(mesh)) and said, "the lease to end")
+    yield f"lockgate request deny, by alice; the same call  ->  {said.partition('. ')[0]}"
+
+
 def _kill_switch(mesh: Mesh) -> Iterable[str]:
     """Alice pulls the kill switch. The tools' node is killed and comes back: still locked. Bob unlocks."""
     locked = run(mesh, "alice", "lock", "all", "--message", "the tour pulls it")
@@ -156,7 +180,7 @@ def _evidence(mesh: Mesh) -> Iterable[str]:
     yield f"one byte changed in a copy: found, {bad['volume']} line {bad['line']}: {bad['what']}"
 
 
-STEPS = (_allowed, _ungranted, _stranger, _kill_switch, _revocation, _evidence)
+STEPS = (_allowed, _ungranted, _stranger, _escalation, _kill_switch, _revocation, _evidence)
 
 
 def expect(held: bool, otherwise: str) -> None:
@@ -184,6 +208,31 @@ def fetch(url: str, body: bytes | None = None) -> tuple[int, bytes]:
             return refused.code, refused.read()
     except (URLError, OSError):
         return 0, b""
+
+
+def mcp(mesh: Mesh, method: str, name: str = "") -> dict[str, Any]:
+    """The result of one MCP request, in the protocol that has no handshake (2026-07-28)."""
+    meta: dict[str, Any] = {"io.modelcontextprotocol/protocolVersion": MCP_VERSION}
+    meta |= {"io.modelcontextprotocol/clientInfo": {"name": "tour", "version": "1"}}
+    meta |= {"io.modelcontextprotocol/clientCapabilities": {}}
+    params = {"_meta": meta, **({"name": name, "arguments": {}} if name else {})}
+    asked = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+    fields = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": MCP_VERSION,
+        "Mcp-Method": method,
+        **({"Mcp-Name": name} if name else {}),
+    }
+    port = mesh.layout.ports.bindings["tickets"]
+    request = Request(f"http://127.0.0.1:{port}/mcp", asked, fields)
+    with urlopen(request, timeout=PATIENCE) as response:  # noqa: S310 - the same
+        body = response.read().decode()
+    lines = [line.removeprefix("data: ") for line in body.splitlines() if line.startswith(("data: {", "{"))]
+    answer = json.loads(lines[-1])
+    expect("result" in answer, f"{method} was answered: {body}")
+    result: dict[str, Any] = answer["result"]
+    return result
 
 
 def is_open(mesh: Mesh) -> bool:
@@ -223,6 +272,19 @@ def in_force(answer: dict[str, Any]) -> str:
     late = [name for name, one in nodes.items() if one["state"] != "confirmed"]
     expect(bool(nodes) and not late, f"not confirmed by {', '.join(late) or 'any node'}")
     return ", ".join(f"{name}: confirmed, {one['cut']} streams cut" for name, one in nodes.items())
+
+
+def _tools(mesh: Mesh) -> list[str]:
+    return [str(tool["name"]) for tool in mcp(mesh, "tools/list")["tools"]]
+
+
+def _delete_tickets(mesh: Mesh) -> str:
+    """What the call that no grant allows is answered."""
+    return " ".join(part.get("text", "") for part in mcp(mesh, "tools/call", "delete_tickets")["content"])
+
+
+def _request(mesh: Mesh, name: str) -> dict[str, Any]:
+    return mesh.run(*_dir(mesh), "request", "show", name)
 
 
 def _revoked(mesh: Mesh, member: str) -> list[str]:

@@ -101,7 +101,7 @@ REMEDIES: Mapping[Reason, str] = MappingProxyType(
         Reason.NO_GRANT: "Only an operator can grant it; do not repeat the call unchanged.",
         Reason.DENIED: "A rule forbids it; do not repeat the call unchanged.",
         Reason.NARROWED: "This session was started with fewer rights; its parent session may do it.",
-        Reason.TOOL_DRIFT: "An operator must look at the tool's new definition and approve it.",
+        Reason.TOOL_DRIFT: "List the tools; where a definition has changed, an operator must look at it and approve it.",
         Reason.LOCKED: "An operator has stopped this for now; wait until it is unlocked.",
         Reason.REVOKED: "This session is over; a new one must be started.",
         Reason.EXPIRED: "The session's certificate is over; a new session must be started.",

@@ -159,7 +159,11 @@ class StreamJudge:
         if policy is None or service is None:  # The decision says so.
             name = call.name if isinstance(call, McpCall) else call.path
             return replace(self.live.request, operation=Operation(call.method, name))
-        return replace(self.live.request, operation=operation_of(call, service, policy))
+        operation = operation_of(call, service, policy)
+        held = snapshot.leases.of(self.live.request.session.session)
+        if isinstance(call, McpCall) and any(lease.arguments for lease in held):
+            operation = replace(operation, arguments=call.digest)
+        return replace(self.live.request, operation=operation)
 
     def _with_some_arguments(self, asked: Operation, policy: Policy | None) -> list[Operation]:
         service = policy.services.get(self.live.request.service) if policy else None

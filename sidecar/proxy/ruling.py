@@ -51,11 +51,15 @@ def ruling(request: Request, decision: Decision, sight: Sight, first: str = "") 
 
 
 def spelled(operation: Operation | None) -> record.Facts:
-    """An operation: names, and which predicates hold, never a value of a query or argument."""
+    """An operation: names, and which predicates hold, never a value of a query or argument but by its digest."""
     if operation is None:
         return {}
-    holds = list[record.Value](sorted(operation.holds))
-    return {"method": operation.method, "name": operation.name, **({"holds": holds} if holds else {})}
+    more: record.Facts = {
+        "holds": list[record.Value](sorted(operation.holds)),
+        "arguments": operation.arguments,
+    }
+    said = {name: value for name, value in more.items() if value}
+    return {"method": operation.method, "name": operation.name, **said}
 
 
 def verdict_of(decision: Decision) -> str:
