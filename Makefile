@@ -35,6 +35,7 @@ tests: .venv/.installed-dev
 test-long: .venv/.installed-dev fuzz
 	@.ci/system-packages
 	@LOCKGATE_ROUNDS=200 $(PYTHON) -m pytest tests/test_crashes.py
+	@LOCKGATE_CRASH_POINTS=20000 LOCKGATE_MUTATIONS=100000 $(PYTHON) -m pytest --timeout=3600 tests/test_audit_crashes.py tests/sidecar/audit/test_examine.py
 	@LOCKGATE_STORM=10000 $(PYTHON) -m pytest tests/test_storm.py
 	@LOCKGATE_LONG=1 $(PYTHON) -m pytest --timeout=3600 tests/sidecar/policy/test_decide.py
 	@$(PYTHON) -m tests.mutation

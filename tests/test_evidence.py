@@ -1,5 +1,7 @@
 """What is left when somebody was not there: logs of real daemons, copied, damaged, and judged by the command line."""
 
+import base64
+import json
 import shutil
 import subprocess
 import sys
@@ -31,6 +33,36 @@ open(path, "wb").write(b"".join(made))
 
 MEMBERS = (*NODES, "ca")
 
+CANARIES = ("bearer", "cookie", "api-key", "query", "form", "body", "userinfo", "argument")
+
+
+def canary(name: str) -> str:
+    return f"canary7f3a-{name}-9c1e"
+
+
+def sing(story: Story) -> None:
+    """Send a secret in every place where agents send them."""
+    wiki = story.wiki
+    said = {name: canary(name) for name in CANARIES}
+    for words in (
+        ("-H", f"Authorization: Bearer {said['bearer']}"),
+        ("-H", f"Cookie: session={said['cookie']}"),
+        ("-H", f"X-Api-Key: {said['api-key']}"),
+        ("-X", "POST", "--data", f"password={said['form']}"),
+        ("-X", "DELETE", "--data-binary", said["body"]),
+        ("-u", f"user:{said['userinfo']}"),
+    ):
+        curl(*words, f"{wiki}/api/pages/canary")
+    curl(f"{wiki}/api/pages?token={said['query']}")
+    call = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "create_ticket", "arguments": {"title": said["argument"]}},
+    }
+    accept = ("-H", "Accept: application/json, text/event-stream", "-H", "Content-Type: application/json")
+    curl(*accept, "--data", json.dumps(call), story.env["MCP"])
+
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
@@ -39,6 +71,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         for path in ("/api/pages", "/api/pages/intro"):
             assert curl(f"{story.wiki}{path}").returncode == 0
         assert curl("--request", "DELETE", f"{story.wiki}/api/pages/intro").returncode == 0
+        sing(story)
         with connect(story.echo) as stream:
             assert ask(stream, b"hello") == b"hello"
         locked = story.cli("lock", "service:wiki", "--json", operator="alice")
@@ -118,6 +151,22 @@ def test_a_chain_that_was_computed_anew_is_found_by_the_signatures(
     done = verify(mesh, copies, folders[1], "--json")
     assert done.code == 1
     assert "is a checkpoint of another place" in done.json["first_bad"]["what"]
+
+
+def test_no_secret_is_in_any_log(mesh: Story, copies: Path) -> None:
+    """Not as it was sent, not in base64, and no private key of anybody: in logs, bodies kept, and output of daemons."""
+    assert mesh.records("tools-1", kind="answered"), "the canaries passed nothing"
+    words = [canary(name).encode() for name in CANARIES]
+    words += [base64.b64encode(f"user:{canary('userinfo')}".encode())]
+    for key in mesh.root.rglob("*.pem"):
+        if b"PRIVATE KEY" in key.read_bytes():
+            words += [line for line in key.read_bytes().splitlines() if len(line) == 64][:1]
+    assert len(words) > len(CANARIES) + 3
+    written = [path for path in copies.rglob("*") if path.is_file() and path.suffix != ".statement"]
+    written += list((mesh.root / "logs").iterdir())
+    found = [(path.name, word) for path in written for word in words if word in path.read_bytes()]
+    # What a tool prints of its own is its own affair.
+    assert [one for one in found if one[0] not in ("wiki.log", "echo.log", "vault.log", "tickets.log")] == []
 
 
 def test_every_decision_of_all_members_is_made_again_and_is_the_same(
