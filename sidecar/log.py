@@ -52,12 +52,14 @@ class Refusals:
     counts: Counter[str] = field(default_factory=Counter)
     _logged: dict[str, tuple[float, int]] = field(default_factory=dict)
 
-    def note(self, cause: str, why: str, **context: object) -> None:
+    def note(self, cause: str, why: str, **context: object) -> int:
+        """How many the line that was logged stands for; 0: none was."""
         self.counts[cause] += 1
         now = trio.current_time()
         last, count = self._logged.get(cause, (-QUIET_SECONDS, 0))
         if now - last < QUIET_SECONDS:
-            return
+            return 0
         self._logged[cause] = (now, self.counts[cause])
         since = self.counts[cause] - count
         structlog.get_logger(__name__).warning("refused", cause=cause, why=why, count=since, **context)
+        return since

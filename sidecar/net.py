@@ -111,7 +111,7 @@ def _why(error: OSError) -> str:
 async def accept_forever(
     listener: trio.abc.Listener[trio.abc.Stream],
     handle: Callable[[trio.abc.Stream], Awaitable[None]],
-    on_full: Callable[[], None],
+    on_full: Callable[[], object],
     tasks: trio.Nursery | None = None,
 ) -> None:
     """Accept until cancelled. Each connection is a task of its own, which must not raise.

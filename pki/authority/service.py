@@ -41,6 +41,7 @@ from pki import codec, renewal, svid
 from pki.authority.enrol import ROLES, Admission, Enrolment
 from pki.authority.id_token import MAX_TOKEN_CHARS, OnBehalfOf
 from pki.authority.issuer import Chain, Issuer, MayIssue, WantedSession
+from pki.authority.pace import Pace
 from pki.authority.policies import Answer, Approval, Policies, Wish
 from pki.authority.refusal import Refusal, RefusalError
 from pki.authority.retired import with_retired
@@ -155,6 +156,7 @@ class _Api:
     hooks: Hooks
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(REGISTER_THREADS))
     _enrolments: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(ENROLMENTS))
+    _pace: Pace = field(default_factory=Pace)
 
     async def bundle(self, _: Request) -> Response:
         return _json({"bundle": self.issuer.authority.bundle_statement.raw})
@@ -171,11 +173,14 @@ class _Api:
 
     async def enrol(self, request: Request) -> Response:
         asked = await _body(request, _Enrol)
-        if self._enrolments.statistics().tasks_waiting >= ENROLMENTS_WAITING:
-            raise HTTPException(503, "too many join at once; come back in 5 s")
+        line = self._enrolments.statistics()
+        if line.tasks_waiting >= ENROLMENTS_WAITING:
+            wait = self._pace.seconds(line.tasks_waiting + line.borrowed_tokens)
+            raise HTTPException(503, f"too many join at once; come back in {wait} s")
         async with self._enrolments:
             admission, entry = await self._in_thread(lambda: self._redeem(asked))
             await self.hooks.publish(entry)
+            self._pace.done(self.hooks.clock.boot())
         self._note_issued("enrolled", admission.id, admission.chain)
         return _json(
             {

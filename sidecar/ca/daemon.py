@@ -222,7 +222,7 @@ def _no_contacts() -> Iterable[Contact]:
 def _noter(record_one: Callable[[Record], None], clock: Clock) -> Callable[[dict[str, object]], None]:
     """Notes what the API does. Refusals are counted and folded: anybody can cause as many as they like.
 
-    Who was let in, and each certificate, is on record too.
+    Who was let in, each certificate, and what was refused, is on record: in a hash chain that is signed and witnessed.
     """
     refusals = log.Refusals()
 
@@ -233,7 +233,10 @@ def _noter(record_one: Callable[[Record], None], clock: Clock) -> Callable[[dict
             why, reason = str(facts.pop("message", "")), facts.pop("reason", "")
             if reason == Refusal.CLONE:
                 record_one(record.finding(clock.wall(), "clone", {"peer": str(facts["peer"]), "why": why}))
-            refusals.note(f"{reason} {facts.get('peer', '')}".strip(), why, **facts)
+            count = refusals.note(f"{reason} {facts.get('peer', '')}".strip(), why, **facts)
+            if count:
+                told: record.Facts = {"reason": str(reason), "peer": str(facts["peer"]), "count": count}
+                record_one(record.finding(clock.wall(), "refused", {**told, "why": why}))
         else:
             _log.info(what, **facts)
             name, serial = str(facts["spiffe_id"]), str(facts["serial"])

@@ -146,7 +146,7 @@ class _Proofs:
 class ToolSide:
     """Serves the stream connections on which peers open streams."""
 
-    def __init__(self, node: Node, carrier: Carrier, on_refusal: Callable[[str, str], None]) -> None:
+    def __init__(self, node: Node, carrier: Carrier, on_refusal: Callable[[str, str], object]) -> None:
         self._node = node
         self._carrier = carrier
         self._on_refusal = on_refusal

@@ -2,9 +2,10 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,15 @@ class Desk:
     policies: list[tuple[bytes, str]] = field(default_factory=list)
     demands: list[tuple[bytes, str]] = field(default_factory=list)
     failure: Exception | None = None
+    looks: int = 0
 
     def wall(self) -> Wall:
         return self.at
 
     def boot(self) -> Boot:
-        return Boot(0)
+        """A millisecond passes with each look."""
+        self.looks += 1
+        return Boot(self.looks * 1_000)
 
     @property
     def hooks(self) -> Hooks:
@@ -652,6 +656,41 @@ async def test_newcomers_beyond_the_queue_are_told_to_come_back(
     monkeypatch.setattr(service, "ENROLMENTS_WAITING", 0)
     with pytest.raises(RefusedError, match="come back in 5 s"):
         await desk.ask(None, "POST", "/v1/enrol", enrol_body(desk, NODE))
+
+
+async def test_a_crowd_joins_in_two_goes_and_nobody_is_lost(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beyond the queue hear when to come back, with their token unspent: coming back, they join."""
+    monkeypatch.setattr(service, "ENROLMENTS_WAITING", 8)
+    app = application(desk.issuer, desk.hooks)
+    names = [f"n{number}" for number in range(40)]
+    bodies = [enrol_body(desk, replace(NODE, name=name)) for name in names]
+    told: list[str] = []
+    late: list[dict[str, object]] = []
+
+    async def join(body: dict[str, object]) -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery, HttpClient(ours, name="ca") as client:
+            extra = {"lockgate.peer": None, "lockgate.exporter": exporter}
+            nursery.start_soon(lambda: serve_connection(theirs, app, extra=extra))
+            outcome = await outcome_of(client, "POST", "/v1/enrol", body)
+        if isinstance(outcome, LockgateError):
+            told.append(str(outcome))
+            late.append(body)
+
+    waiting = bodies
+    while waiting:
+        late = []
+        async with trio.open_nursery() as nursery:
+            for body in waiting:
+                nursery.start_soon(join, body)
+        assert len(late) < len(waiting)
+        waiting = late
+    assert told
+    assert all(re.search(r"come back in \d+ s", one) for one in told)
+    assert "come back in 5 s" not in told[-1]  # By then there is a pace, and it is quicker than the guess.
+    assert len(desk.published) == len(names)
 
 
 async def test_of_twenty_newcomers_with_one_token_one_joins(desk: Desk) -> None:

@@ -65,7 +65,7 @@ async def test_a_bad_file_changes_nothing_and_the_log_says_why(paths: Paths, lev
 
 
 async def test_a_strangers_refusals_do_not_fill_the_log(autojump_clock: MockClock) -> None:
-    """Anybody may ask for what is not there, as often as they like; what was issued is one line each."""
+    """Anybody may ask for what is not there, as often as they like: one record with its count; what was issued is one each."""
     written: list[Record] = []
     note = _noter(written.append, ManualClock())
     enrolled = {"spiffe_id": "spiffe://example.org/node/n", "serial": "a1", "not_after": NOW}
@@ -75,6 +75,12 @@ async def test_a_strangers_refusals_do_not_fill_the_log(autojump_clock: MockCloc
             note({"event": "enrolled", **enrolled})
     assert [one["event"] for one in logs].count("refused") == 1
     assert [one["event"] for one in logs].count("enrolled") == 9
-    assert [(one.kind, one.fields["what"], one.fields["serial"]) for one in written] == [
-        (Kind.RENEWAL, "enrolled", "a1")
-    ] * 9
+    issued = [one for one in written if one.kind is Kind.RENEWAL]
+    assert [(one.fields["what"], one.fields["serial"]) for one in issued] == [("enrolled", "a1")] * 9
+    (refused,) = [one for one in written if one.kind is Kind.FINDING]
+    assert {key: refused.fields[key] for key in ("what", "reason", "why", "count")} == {
+        "what": "refused",
+        "reason": "bad_request",
+        "why": "no",
+        "count": 1,
+    }
