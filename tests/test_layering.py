@@ -49,6 +49,7 @@ PURE_CORES = (
     "sidecar.audit.report",
     "sidecar.audit.schema",
     "sidecar.audit.trace",
+    "sidecar.audit.warehouse",
     "sidecar.bypass",
     "sidecar.confinement",
     "sidecar.defaults",

@@ -8,6 +8,7 @@ import click
 
 from pki.errors import LocalError
 from sidecar.cli.audit_export import export
+from sidecar.cli.audit_ship import ship
 from sidecar.cli.audit_trace import trace
 from sidecar.cli.audit_verify import verify
 from sidecar.cli.settings import Settings, settings_options
@@ -34,6 +35,7 @@ def audit(settings: Settings) -> None:
 audit.add_command(trace)
 audit.add_command(verify)
 audit.add_command(export)
+audit.add_command(ship)
 
 
 @audit.command()
