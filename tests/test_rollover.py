@@ -86,7 +86,7 @@ def test_no_stream_is_cut_in_any_phase_of_a_rollover(
         flow(streams)
         assert rotate(mesh, "plan").json["phase"] == phase
         join_a_node(mesh, f"{keys[0]}-{phase}")
-    assert rotate(mesh, "plan").json["bundle"]["sequence"] == before["bundle"]["sequence"] + 3
+    assert rotate(mesh, "plan").json["bundle"]["sequence"] >= before["bundle"]["sequence"] + 3
     assert mesh.cli("lock", "agent:nobody", "--ttl", "1s", member="agents-1", operator="bob").code in (0, 1)
 
 

@@ -22,8 +22,12 @@ class KeyAge:
 
 def key_ages(folder: Path) -> tuple[KeyAge, ...]:
     """The CA's keys in use, root first; raises LocalError."""
-    active = read_standing(folder).active
-    return tuple(_age(folder, part, getattr(active, part)) for part in Names.__struct_fields__)
+    return ages_of(folder, read_standing(folder).active)
+
+
+def ages_of(folder: Path, names: Names) -> tuple[KeyAge, ...]:
+    """The same of one generation. One whose key lies elsewhere is as old as its certificate."""
+    return tuple(_age(folder, part, getattr(names, part)) for part in Names.__struct_fields__)
 
 
 def overdue(folder: Path, now: Wall) -> list[str]:

@@ -5,6 +5,7 @@
     statement.key statement.pem   signs statements
     tls.key tls.pem               serves the CA's API as /ca/<name>
     bundle.statement              the trust bundle, as the root signed it
+    spare-N.statement             the trust bundle of sequence N, signed beforehand for a rollover without the root
     standing.json                 which of these count after a rollover, and how far one in progress has come
     register.sqlite               what must never be forgotten
 
@@ -72,6 +73,10 @@ class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     phase: Phase = Phase.IDLE
     active: Names = Names()
     other: Names | None = None
+    spares: tuple[Names, ...] = ()
+    """Successors that the root has signed beforehand, with the trust bundles of their phases."""
+    reserved: int = 0
+    """The highest sequence that such a bundle has: a root that signs another one goes on above."""
 
 
 @dataclass(slots=True)

@@ -86,7 +86,7 @@ async def run(paths: Paths) -> None:
     kept = Keep(config.audit.keep, config.audit.keep_bytes)
     closed = ClosedVolumes(audit, kept, clock, lambda: office.member.floor)
     office.record = audit.append
-    rollover = RolloverDesk(office, signer, paths.authority_dir)
+    rollover = RolloverDesk(office, signer, paths.authority_dir, secrets.token_bytes)
     office.volume = lambda: audit.head.volume if audit.head else ""
     audit.signatory = lambda: _signatory(authority, office)
     async with trio.open_nursery() as nursery:
@@ -103,6 +103,7 @@ async def run(paths: Paths) -> None:
         nursery.start_soon(office.beat)
         nursery.start_soon(closed.run)
         nursery.start_soon(_watch_keys, paths, clock)
+        nursery.start_soon(rollover.run)
         _log.info("serving", ca=config.name, listen=[str(one) for one in config.listen])
         systemd.notify("READY=1")
         await lifecycle.until_stopped(lifecycle.Signals(lifecycle.quietly(reread), _no_drain))

@@ -13,18 +13,22 @@ import structlog
 import trio
 
 from pki.asking import Lease
-from pki.authority.keystore import open_online, read_standing
-from pki.authority.rollover import Ack, Broken, Holder, Phase, Situation, Step, broken
+from pki.authority.ages import ages_of
+from pki.authority.keystore import Birth, Entropy, open_online, read_standing
+from pki.authority.rollover import USUAL, Ack, Broken, Holder, Part, Phase, Situation, Step, broken
 from pki.authority.signer import Span, StatementSigner
-from pki.authority.succession import keys_of
+from pki.authority.succession import RootAccess, Successor, keys_of
 from pki.certificate import read
 from pki.clock import Wall
+from pki.errors import LocalError
 from pki.spiffe import IdKind, SpiffeId
 from pki.statement import Statement
 from sidecar.audit import record
 from sidecar.ca.office import Office
 from sidecar.gossip.store import Entry, is_restriction
 from sidecar.snapshot import Facts
+
+PAUSE_SECONDS = 60.0
 
 T = TypeVar("T")
 
@@ -34,8 +38,9 @@ log = structlog.get_logger(__name__)
 class RolloverDesk:
     """Steps of a rollover, for the CA whose keys are in ``folder``."""
 
-    def __init__(self, office: Office, signer: StatementSigner, folder: Path) -> None:
+    def __init__(self, office: Office, signer: StatementSigner, folder: Path, entropy: Entropy) -> None:
         self._office = office
+        self._entropy = entropy
         self._signer = signer
         self._folder = folder
         self._turn = trio.Lock()
@@ -76,6 +81,32 @@ class RolloverDesk:
                 self._office.record(record.rollover(self._office.clock.wall(), what, bundle.sequence, facts))
                 log.info("rollover", step=what, epoch=bundle.epoch, bundle=bundle.sequence)
             return statement
+
+    async def run(self) -> None:
+        """Give the online keys successors from half of their life on, by what the root has signed beforehand."""
+        while True:
+            await trio.sleep(PAUSE_SECONDS)
+            try:
+                await self.go_on()
+            except LocalError as error:
+                log.error("a rollover does not go on", why=str(error))
+
+    async def go_on(self) -> Step | None:
+        """The step that was taken: one is due, its keys are here, and it cuts nobody off."""
+        standing = await self._in_thread(read_standing, self._folder)
+        step, outgoing = USUAL[standing.phase], standing.other if standing.phase is Phase.ACTIVATED else None
+        now = self._office.clock.wall()
+        ages = await self._in_thread(ages_of, self._folder, outgoing or standing.active)
+        successor = Successor(
+            self._folder, Birth(self._signer.authority.id, now, self._entropy), RootAccess(None)
+        )
+        if not any(one.is_due(now) for one in ages if one.part != Part.ROOT):
+            return None
+        if await self._in_thread(successor.ready, step) is None or await self.plan(step):
+            return None
+        await self._in_thread(successor.take, step)
+        await self.take_up(step.value)
+        return step
 
     async def _say_again(self) -> None:
         """Everything that lives on must be under the statement key in use before another one goes."""

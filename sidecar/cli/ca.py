@@ -56,7 +56,8 @@ def init(
     no_passphrase: bool,
 ) -> int:
     """Make a new CA: root, issuing key, statement key and the trust bundle."""
-    from pki.authority.keystore import create, open_online
+    from pki.authority.keystore import Birth, create, open_online
+    from pki.authority.succession import RootAccess, Successor
     from pki.clock import SystemClock
     from pki.spiffe import SpiffeId
     from sidecar.gossip.journal import Journal
@@ -73,7 +74,9 @@ def init(
     if not paths.ca_toml.exists():
         paths.ca_toml.write_text(ca_toml(who, Places(listen, control_listen, advertise)))
     # Last: the keys are what makes it a CA, so what broke off before them is simply done again.
-    create(paths.authority_dir, who, secret, SystemClock().wall(), secrets.token_bytes)
+    birth = Birth(who, SystemClock().wall(), secrets.token_bytes)
+    create(paths.authority_dir, who, secret, birth.at, birth.entropy)
+    Successor(paths.authority_dir, birth, RootAccess(secret)).stock()
     pin = next(iter(open_online(paths.authority_dir).pins)).hex()
     settings.emit({"ca": str(who), "root_pin": pin}, _next_steps(settings, who, pin))
     return Exit.YES

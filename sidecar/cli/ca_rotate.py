@@ -17,6 +17,7 @@ from sidecar.control.client import call
 from sidecar.exits import Exit
 
 if TYPE_CHECKING:
+    from pki.authority.keystore import Birth
     from pki.authority.succession import Successor
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -123,7 +124,7 @@ def taint(settings: Settings, *, parts: tuple[str, ...], root_key: Path | None, 
 
 
 def _take(settings: Settings, step: str, wanted: Wanted) -> int:
-    successor = _successor(settings, wanted.root_key)
+    successor = _ready(settings, step, wanted) or _successor(settings, wanted.root_key)
     left = _await(settings, step, wanted)
     if left:
         settings.emit({"step": step, "taken": False, "broken": left}, "\n".join(_lines(left)))
@@ -176,19 +177,38 @@ def _parts(names: tuple[str, ...]) -> Any:
     return {Part(name) for name in names}
 
 
+def _ready(settings: Settings, step: str, wanted: Wanted) -> "Successor | None":
+    """Who takes a step that the root has signed beforehand: it needs neither its key nor its passphrase."""
+    from pki.authority.rollover import Step
+    from pki.authority.succession import RootAccess, Successor
+
+    successor = Successor(_folder(settings), _birth(settings), RootAccess(None))
+    return successor if successor.ready(Step(step), _parts(wanted.parts)) else None
+
+
 def _successor(settings: Settings, root_key: Path | None) -> "Successor":
     """Opened before anything is asked of the daemon: the key may be elsewhere, the passphrase wrong."""
-    from pki.authority.keystore import Birth, open_online, read_standing
+    from pki.authority.keystore import read_standing
     from pki.authority.succession import RootAccess, Successor
-    from pki.clock import SystemClock
     from pki.keys import load_private
     from sidecar.operator import passphrase
 
-    folder = settings.paths.authority_dir
-    if not folder.exists():
-        raise LocalError(f"{folder}: no CA is here; run this on the CA's host")
+    folder = _folder(settings)
     path = root_key or folder / f"{read_standing(folder).active.root}.key"
     is_encrypted = b"ENCRYPTED" in load_private(path)
     secret = passphrase("passphrase of the root key") if is_encrypted else None
-    birth = Birth(open_online(folder).id, SystemClock().wall(), secrets.token_bytes)
-    return Successor(folder, birth, RootAccess(secret, root_key))
+    return Successor(folder, _birth(settings), RootAccess(secret, root_key))
+
+
+def _folder(settings: Settings) -> Path:
+    folder = settings.paths.authority_dir
+    if not folder.exists():
+        raise LocalError(f"{folder}: no CA is here; run this on the CA's host")
+    return folder
+
+
+def _birth(settings: Settings) -> "Birth":
+    from pki.authority.keystore import Birth, open_online
+    from pki.clock import SystemClock
+
+    return Birth(open_online(_folder(settings)).id, SystemClock().wall(), secrets.token_bytes)

@@ -11,7 +11,7 @@ from pki.authority.rollover import Part, Phase, Step
 from pki.authority.succession import RootAccess, Successor, keys_of
 from pki.bundle import TrustBundle, open_pinned, open_successor
 from pki.certificate import read
-from pki.clock import HOUR
+from pki.clock import DAY, HOUR, Wall
 from pki.errors import LocalError, RemoteError
 from pki.spiffe import SpiffeId
 from pki.spki import spki_sha256
@@ -133,7 +133,9 @@ def test_the_keys_of_a_generation_that_is_over_are_gone(folder: Path) -> None:
     for step in (Step.PREPARE, Step.ACTIVATE, Step.RETIRE):
         take(step, {Part.ROOT})
     names = {path.name for path in folder.glob("*.key")}
-    assert names == {"root-2.key", "issuer-2.key", "statement-2.key", "tls-2.key", "notes.key"}
+    spares = {f"{part}-{number}.key" for part in ("issuer", "statement", "tls") for number in (5, 8)}
+    assert names - spares == {"root-2.key", "issuer-2.key", "statement-2.key", "tls-2.key", "notes.key"}
+    assert spares <= names
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.glob("*-2.*"))
 
 
@@ -220,3 +222,75 @@ def test_a_damaged_standing_is_refused(folder: Path) -> None:
     (folder / STANDING_FILE).write_text('{"phase": "idle", "active": {"root": "../../root"}}')
     with pytest.raises(LocalError, match=r"standing.json: damaged"):
         open_online(folder)
+
+
+# Without the root: what it has signed beforehand
+
+
+@pytest.fixture
+def stocked(folder: Path, tmp_path: Path) -> Path:
+    """A CA with spares, whose root key is elsewhere."""
+    successor(folder).stock()
+    (folder / "root.key").rename(tmp_path / "root.key")
+    return folder
+
+
+def later(folder: Path, days: int, key: Path | None = None) -> Successor:
+    return Successor(folder, Birth(CA, Wall(NOW + days * DAY), entropy), RootAccess(None, key))
+
+
+def test_two_generations_follow_each_other_without_the_root(stocked: Path) -> None:
+    """Half life after half life; what was issued before a step verifies after it, until retire."""
+    member = open_online(stocked).bundle
+    for days in (45, 90):
+        take = later(stocked, days).take
+        for step in (Step.PREPARE, Step.ACTIVATE, Step.RETIRE):
+            before = member
+            member = open_successor(take(step), before)
+            assert (member.epoch, member.sequence) == (before.epoch, before.sequence + 1)
+            assert set(before.issuers) & set(member.issuers)
+            assert open_online(stocked).bundle == member
+        assert read(open_online(stocked).issuer.certificate).not_after > NOW + (days + 85) * DAY
+        assert len(list(stocked.glob("issuer-*.key"))) == (2 if days == 45 else 1)
+    with pytest.raises(LocalError, match=r"root\.key"):
+        later(stocked, 135).take(Step.PREPARE, {Part.ISSUER})
+
+
+def test_a_spare_is_no_good_before_half_life(stocked: Path) -> None:
+    """Until then the root is wanted: what is not valid yet would cut everybody off."""
+    assert later(stocked, 43).ready(Step.PREPARE) is None
+    assert later(stocked, 44).ready(Step.PREPARE) is not None
+    assert later(stocked, 44 + 91).ready(Step.PREPARE) is None
+
+
+@pytest.mark.parametrize("step", [Step.ACTIVATE, Step.RETIRE, Step.ROLLBACK])
+def test_only_the_step_that_leads_on_was_signed(stocked: Path, step: Step) -> None:
+    """Back goes nobody without the root."""
+    assert later(stocked, 45).ready(step) is None
+
+
+@pytest.mark.parametrize("parts", [{Part.ROOT}, {Part.ISSUER}, {Part.STATEMENT}, set(Part)])
+def test_other_keys_than_both_online_ones_take_the_root(stocked: Path, parts: set[Part]) -> None:
+    """The bundles that were signed name both."""
+    assert later(stocked, 45).ready(Step.PREPARE, parts) is None
+
+
+def test_the_root_goes_on_above_all_that_it_signed_beforehand(stocked: Path, tmp_path: Path) -> None:
+    """Two bundles of one sequence could both be in force somewhere: whoever stole the folder has the other."""
+    root, was = tmp_path / "root.key", open_online(stocked).bundle.sequence
+    later(stocked, 45).take(Step.PREPARE)
+    back = open_online(stocked).bundle
+    carried = later(stocked, 45, root).take(Step.ROLLBACK)
+    assert open_successor(carried, back).sequence == was + 7
+    assert read_standing(stocked).phase is Phase.IDLE
+    assert len(read_standing(stocked).spares) == 2
+    tainted = later(stocked, 46, root).taint({Part.ISSUER})
+    assert open_successor(tainted, back).sequence == was + 14
+    assert later(stocked, 91).ready(Step.PREPARE) is not None  # Of the new epoch, stocked anew.
+
+
+def test_a_bundle_that_does_not_fit_is_not_used(stocked: Path) -> None:
+    """Exchanged for that of another phase, it is no way on."""
+    two, three = (stocked / f"spare-{number}.statement" for number in (2, 3))
+    three.rename(two)
+    assert later(stocked, 45).ready(Step.PREPARE) is None

@@ -29,7 +29,7 @@ def bureau(tmp_path: Path) -> Iterator[Bureau]:
 
 
 def desk_of(bureau: Bureau) -> RolloverDesk:
-    return RolloverDesk(bureau.office, bureau.signer, bureau.folder)
+    return RolloverDesk(bureau.office, bureau.signer, bureau.folder, bytes)
 
 
 @pytest.fixture
