@@ -33,6 +33,8 @@ MAX_STATEMENT_BYTES = 65_536
 
 CUTOFF_KINDS = frozenset({"agent", "node", "operator", "session", "id"})
 """Names that have one certificate after the other."""
+FOUND_KINDS = frozenset({"id", "agent", "service", "node"})
+"""What a finding may be about."""
 
 
 class Target(Wire, frozen=True):
@@ -111,11 +113,13 @@ class Member(Wire, frozen=True):
     member: Node | Operator
 
 
-class Lock(Wire, frozen=True):
+class Lock(Wire, frozen=True, omit_defaults=True):
     """A temporary stop; it ends when the statement expires, or is unlocked."""
 
     target: Target
     message: Text = ""
+    evidence: Id | None = None
+    """The finding that the CA made it of."""
 
 
 class Revocation(Wire, frozen=True):
@@ -123,6 +127,20 @@ class Revocation(Wire, frozen=True):
 
     target: Target
     message: Text = ""
+
+
+class Finding(Wire, frozen=True):
+    """A node's word that something looks wrong: ``count`` of ``what``, by ``rule`` of the policy.
+
+    ``enforced``: the node has locked ``target`` at itself. ``streams`` are the newest that it saw it in.
+    """
+
+    rule: Text
+    what: Text
+    target: Target
+    enforced: bool
+    count: Sequence
+    streams: Texts = msgspec.field(default_factory=list)
 
 
 class Demand(Wire, frozen=True):
@@ -257,7 +275,7 @@ KINDS: dict[str, Kind] = dict(
         _kind("refusal", Signer.CA, Signer.APPROVER, body=Answer, restriction=True, acknowledged=True),
         _kind("audit-head", Signer.NODE, body=AuditHead),
         _kind("rollover-ack", Signer.NODE, body=RolloverAck),
-        _kind("finding", Signer.NODE),
+        _kind("finding", Signer.NODE, body=Finding, restriction=True),
         _kind("request", Signer.SESSION, body=EscalationRequest),
     ]
 )
@@ -360,10 +378,12 @@ def _prefix(kind: str) -> bytes:
 
 
 def _check_target(body: Wire) -> None:
-    if not isinstance(body, Lock | Revocation | Cutoff):
+    if not isinstance(body, Lock | Revocation | Cutoff | Finding):
         return
     kind, value = body.target.kind, body.target.value
-    if isinstance(body, Cutoff) and kind not in CUTOFF_KINDS:
+    if (isinstance(body, Cutoff) and kind not in CUTOFF_KINDS) or (
+        isinstance(body, Finding) and kind not in FOUND_KINDS
+    ):
         good = False
     elif kind == "all":
         good = value == "" and isinstance(body, Lock)

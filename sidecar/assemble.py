@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from pki.clock import Wall
-from pki.statement import Cutoff, Lock, Member, Node, Revocation
-from sidecar.gossip.store import Entry
+from pki.statement import Cutoff, Finding, Lock, Member, Node, Revocation
+from sidecar.gossip.store import Entry, Store
 from sidecar.snapshot import (
     LockInForce,
     NodeMember,
@@ -37,6 +37,17 @@ def roster(members: Iterable[Member]) -> Roster:
     return Roster(nodes, operators)
 
 
+def in_force(store: Store, floor: Wall, author: str) -> tuple[Restrictions, Wall | None]:
+    """All that ``store`` restricts at ``floor``, and when the first of it ends.
+
+    ``author`` is the member's own SPIFFE ID: on what a node found itself it acts at once, on another's word never.
+    """
+    held, cut = list(store.in_force(floor)), list(store.cutoffs(floor))
+    found = list(store.findings(author, floor))
+    ends = [entry.ends for entry in (*held, *found, *(entry for entry, _ in cut))]
+    return restrictions([*held, *found], cut), Wall(min(ends)) if ends else None
+
+
 def restrictions(entries: Iterable[Entry], cutoffs: Iterable[tuple[Entry, Wall]] = ()) -> Restrictions:
     """The restrictions in force as values that a decision looks up."""
     locks: list[LockInForce] = []
@@ -45,7 +56,10 @@ def restrictions(entries: Iterable[Entry], cutoffs: Iterable[tuple[Entry, Wall]]
         name, body = entry.statement.id, entry.statement.body
         if isinstance(body, Lock):
             locks.append(LockInForce(name, _at(body), Wall(entry.ends), entry.author, body.message))
-        elif isinstance(body, Revocation):  # pragma: no branch - the store yields these two
+        elif isinstance(body, Finding):
+            said = f"rule {body.rule}: {body.count} {body.what}"
+            locks.append(LockInForce(name, _at(body), Wall(entry.ends), entry.author, said))
+        elif isinstance(body, Revocation):  # pragma: no branch - the store yields these three
             revocations.append(RevocationInForce(name, _at(body), entry.author))
     for entry, before in cutoffs:
         cut = entry.statement.body
@@ -54,5 +68,5 @@ def restrictions(entries: Iterable[Entry], cutoffs: Iterable[tuple[Entry, Wall]]
     return Restrictions(locks, revocations)
 
 
-def _at(body: Lock | Revocation | Cutoff) -> Target:
+def _at(body: Lock | Revocation | Cutoff | Finding) -> Target:
     return Target(body.target.kind, body.target.value)

@@ -17,7 +17,7 @@ from pki.bundle import TrustBundle
 from pki.clock import SECOND, Clock, Wall
 from pki.fields import Wire
 from pki.judge import Word
-from pki.statement import Statement
+from pki.statement import Finding, Statement
 from sidecar.address import Address
 from sidecar.aftermath import Aftermath, Receipted
 from sidecar.audit import record
@@ -35,6 +35,7 @@ from sidecar.gossip.journal import Journal
 from sidecar.gossip.links import Contact
 from sidecar.gossip.member import Member
 from sidecar.identity import Credential, ca_of
+from sidecar.invalidation.guard import Guard, sealed
 from sidecar.lifecycle import room_for_streams
 from sidecar.mcp.pinfile import PinFile
 from sidecar.mcp.pins import Key, Pin
@@ -115,6 +116,9 @@ class Node:
         self.certificates = Certificates(credential, self.member, self.carrier, config.ca)
         self.users = Users(self.name, lambda: self.member.snapshot.policy)
         self.outbox = Outbox(self.member, self._sealed, self._unsaid)
+        self.guard = Guard(
+            lambda: self.member.snapshot.policy, self._say_found, seams.audit.append, seams.clock
+        )
         self.heads = Heads(self.name)
         self.bundle_statement = b""
         """The trust bundle as a join left it, for whoever composes us to say."""
@@ -140,6 +144,7 @@ class Node:
 
     def _overhear(self, one: Record) -> None:
         self.refusals.note(one)
+        self.guard.hear(one, self.name)
         if self.telemetry is not None:
             self.telemetry.note(one)
 
@@ -255,9 +260,14 @@ class Node:
         now, epoch = self.seams.clock.wall(), self.member.bundle.epoch
         return receipts(self.credential, epoch, statements, cut, now)
 
+    def _say_found(self, said: Finding, ttl: int) -> None:
+        epoch, now = self.member.bundle.epoch, self.seams.clock.wall()
+        self.outbox.put([sealed(said, ttl, self.credential, epoch, now)])
+
     def _note_drift(self, key: Key, pin: Pin) -> None:
         facts = {"service": key[0], "tool": key[1], "approved": pin.approved, "seen": pin.seen}
         self.seams.audit.append(record.finding(self.seams.clock.wall(), Reason.TOOL_DRIFT, facts))
+        self.guard.drifted(key[0], self.name)
 
     async def _drop_strangers(self) -> None:
         await self.tool.drop_strangers()
@@ -273,6 +283,7 @@ class Node:
             table.overdue(now)
             self.life.watch(now)
             self.carrier.cut_unrecorded()
+            self.guard.audit_lost(self.seams.audit.lost, self.name)
             self.carrier.quotas.forget_unused(now)
             self.children.tidy(self.member.moment().now)
             deadline = table.next_deadline()

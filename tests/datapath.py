@@ -96,6 +96,7 @@ class LogBook:
     """The audit log: what was written, in order, with what other parts ``note``. ``hold`` keeps a commit waiting."""
 
     available: bool = True
+    lost: int = 0
     commits_fail: bool = False
     hold: trio.Event | None = None
     records: list[Record] = field(default_factory=list)

@@ -336,6 +336,57 @@ def test_a_dry_run_says_what_a_lock_would_cut_and_cuts_nothing(mesh: Story) -> N
     assert mesh.cli("lock", "ls").out == "no locks in force\n"
 
 
+# -- automated
+
+
+PROBING = """
+[[invalidations]]
+id = "probing"
+on = "refusals"
+agents = ["researcher"]
+over = { count = 2, per = "1m" }
+lock = "session"
+ttl = "10m"
+mode = "MODE"
+"""
+
+
+@contextmanager
+def ruled(mesh: Story, mode: str) -> Iterator[None]:
+    """With a rule that locks sessions which are refused again and again."""
+    plain = mesh.root / "own-policy.toml"
+    policy = mesh.root / "ruled-policy.toml"
+    policy.write_text(plain.read_text() + PROBING.replace("MODE", mode))
+    assert mesh.cli("policy", "apply", "--yes", str(policy), operator="alice").code == 0
+    try:
+        yield
+    finally:
+        assert mesh.cli("policy", "apply", "--yes", str(plain), operator="alice").code == 0
+
+
+@pytest.mark.usefixtures("lifted")
+def test_a_session_that_is_refused_again_and_again_locks_itself_out_everywhere(mesh: Story) -> None:
+    """Observed first: on record, and all goes on. Enforced: its node cuts it at once, the CA locks it on every node."""
+    with ruled(mesh, "observe"):
+        assert [knock(mesh.entrance["sealed"]) for _ in range(3)] == ["reset"] * 3
+        found = mesh.record("agents-1", kind="finding", rule="probing")
+        assert (found["what"], found["enforced"], found["count"]) == ("refusals", False, 3)
+        assert mesh.is_open()
+    with ruled(mesh, "enforce"), mesh.streams(1) as live:
+        assert [knock(mesh.entrance["sealed"]) for _ in range(3)] == ["reset"] * 3
+        assert how_it_ends(live[0]) == "reset"
+        assert knock(mesh.echo) == "reset"
+        [lock] = until(lambda: mesh.status("tools-1")["locks"], "the CA to lock it everywhere")
+        assert lock["target"].endswith(f"/agents-1/{mesh.session}")
+        assert lock["by"] == "ca"
+        found = mesh.record("agents-1", kind="finding", rule="probing", enforced=True)
+        assert len(found["streams"]) == 3
+        own = [one["id"] for one in mesh.status("agents-1")["locks"] if "agents-1" in one["by"]]
+        assert own[0] in lock["message"]
+        assert mesh.cli("unlock", lock["id"], operator="bob").code == 0
+        until(mesh.is_open, "the wiki to answer again")
+
+
 # -- revocation
 
 

@@ -146,7 +146,7 @@ def hooks_of(config: CaConfig, office: Office, clock: Clock) -> Hooks:
         check_id_token=IdTokens(config.oidc, clock).check,
         control_address=str(control_addresses(config)[0]),
         clock=office.clock,
-        note=_noter(office.record, clock),
+        note=_noter(office.record, office.note_clone, clock),
     )
 
 
@@ -220,7 +220,9 @@ def _no_contacts() -> Iterable[Contact]:
     return ()
 
 
-def _noter(record_one: Callable[[Record], None], clock: Clock) -> Callable[[dict[str, object]], None]:
+def _noter(
+    record_one: Callable[[Record], None], note_clone: Callable[[str], None], clock: Clock
+) -> Callable[[dict[str, object]], None]:
     """Notes what the API does. Refusals are counted and folded: anybody can cause as many as they like.
 
     Who was let in, each certificate, and what was refused, is on record: in a hash chain that is signed and witnessed.
@@ -233,7 +235,9 @@ def _noter(record_one: Callable[[Record], None], clock: Clock) -> Callable[[dict
         if what == "refused":
             why, reason = str(facts.pop("message", "")), facts.pop("reason", "")
             if reason == Refusal.CLONE:
-                record_one(record.finding(clock.wall(), "clone", {"peer": str(facts["peer"]), "why": why}))
+                peer = str(facts["peer"])
+                record_one(record.finding(clock.wall(), "clone", {"peer": peer, "why": why}))
+                note_clone(peer.rpartition("/")[2])  # Only nodes renew with a key of their choice.
             count = refusals.note(f"{reason} {facts.get('peer', '')}".strip(), why, **facts)
             if count:
                 told: record.Facts = {"reason": str(reason), "peer": str(facts["peer"]), "count": count}

@@ -25,6 +25,7 @@ from pki.spiffe import SpiffeId
 from pki.statement import (
     Cutoff,
     Demand,
+    Finding,
     Heartbeat,
     Lift,
     Lock,
@@ -40,6 +41,7 @@ from sidecar.audit.record import Record
 from sidecar.audit.statements import records_of
 from sidecar.audit.witness import Heads
 from sidecar.ca import policies
+from sidecar.ca.invalidation import clone_locks, due_locks
 from sidecar.ca.steady import SigningClock
 from sidecar.gossip.member import Member
 from sidecar.gossip.store import Entry
@@ -84,6 +86,7 @@ class Office:
         """Set when something was said; another one stands here by then."""
         self._banned: set[str] = set()
         self._put_off: set[str] = set()
+        self._cloned: set[str] = set()
         self._silent = False
 
     # -- what the member does through us
@@ -150,6 +153,11 @@ class Office:
             return frozenset()
         return frozenset(entry.roles)
 
+    def note_clone(self, node: str) -> None:
+        """A certificate of ``node``, or of a session there, was renewed by two keys."""
+        self._cloned.add(node)
+        self.news.set()
+
     async def publish(self, statement: Statement) -> None:
         """Take our own statement into the store, durably, and spread it; raises LocalError when that fails."""
         refusals = await self.member.take([statement.raw], None)
@@ -162,8 +170,7 @@ class Office:
         async with self._turn:
             body = self._judged(demand, identity, self.clock.wall())
             if body.action == "unlock":
-                entries = [self._liftable(name, identity.id) for name in body.ids]
-                statement = await self._lift("unlock", entries, Lift(ids=body.ids, demand=envelope))
+                statement = await self._unlock(body.ids, identity.id, envelope)
             else:
                 statement = await self._unrevoke(body.ids, mistake=body.mistake, demand=envelope)
         return {"id": statement.id, "lifted": body.ids}
@@ -181,7 +188,7 @@ class Office:
         """The same for the end of a lock: it takes nobody else."""
         async with self._turn:
             log.warning("ordered by root on this host", kind="unlock", target=name)
-            return await self._lift("unlock", [self._liftable(name, None)], Lift(ids=[name]))
+            return await self._unlock([name], None)
 
     async def unrevoke_by_order(self, name: str, *, mistake: bool) -> Statement:
         """And for that of a revocation."""
@@ -205,6 +212,11 @@ class Office:
         for entry in list(store.in_force(floor)):
             if not entry.numbered:
                 await self._adopt(entry)
+        await self._lock_cloned()
+        policy = self.member.snapshot.policy
+        if policy is not None:
+            for lock, ends in list(due_locks(store, policy, self.member.snapshot.roster, floor)):
+                await self._answer(lock, ends)
         # A lift after what it lifts: the other way round, the register would go on refusing what nobody else does.
         for entry in [*store.of_kinds("revocation", "cutoff"), *store.of_kinds("unrevoke")]:
             if entry.statement.id not in self._banned:
@@ -261,6 +273,13 @@ class Office:
         await self.publish(statement)
         return statement
 
+    async def _unlock(self, ids: list[str], by: SpiffeId | None, demand: bytes = b"") -> Statement:
+        """With the findings that they were made of, which go on acting at their nodes otherwise."""
+        entries = [self._liftable(name, by) for name in ids]
+        bodies = [entry.statement.body for entry in entries]
+        found = [body.evidence for body in bodies if isinstance(body, Lock) and body.evidence]
+        return await self._lift("unlock", entries, Lift(ids=[*ids, *found], demand=demand))
+
     async def _unrevoke(self, ids: list[str], *, mistake: bool, demand: bytes = b"") -> Statement:
         """Names may come back, and certificates of before do not, unless it was a mistake."""
         for entry in [self._revoked(name, mistake=mistake) for name in ids]:
@@ -295,9 +314,17 @@ class Office:
 
     def _liftable(self, name: str, by: SpiffeId | None) -> Entry:
         """The lock that ``by`` may lift; None: root on this host, who may lift any."""
-        held = (one for one in self.member.store.in_force(self.member.floor) if one.statement.id == name)
-        entry = next(held, None)
-        if entry is None or not isinstance(entry.statement.body, Lock):
+        store, floor = self.member.store, self.member.floor
+        held = [
+            *store.in_force(floor),
+            *(
+                one
+                for one in store.of_kinds("finding")
+                if one.ends > floor and not store.is_lifted("finding", one.statement.id)
+            ),
+        ]
+        entry = next((one for one in held if one.statement.id == name), None)
+        if entry is None or not isinstance(entry.statement.body, Lock | Finding):
             raise RefusedError(f"unlock {name}: no such lock is in force; `lockgate lock ls` lists them")
         # Whoever stole one responder's key could lock all and unlock all at will: it takes two.
         if entry.statement.body.target.kind == "all" and entry.author == str(by):
@@ -319,6 +346,26 @@ class Office:
             self._put_off.add(original.id)
         else:
             self._put_off.discard(original.id)
+
+    async def _answer(self, lock: Lock, ends: int) -> None:
+        """A node's finding becomes a lock everywhere. One that fails is asked for again."""
+        now = self.clock.for_stops()
+        if ends <= now:
+            return
+        try:
+            made = await self.in_thread(self._signer.restriction, lock, Span(now, Wall(ends)))
+            await self.publish(made)
+        except LockgateError as error:
+            log.error("a finding is not locked everywhere yet", finding=lock.evidence, why=str(error))
+        else:
+            log.warning("locked on a finding", target=str(lock.target), why=lock.message)
+
+    async def _lock_cloned(self) -> None:
+        """Two hold the certificate of a node: lock it, where the policy says so. Nobody else could have found that."""
+        cloned, self._cloned = self._cloned, set()
+        snapshot = self.member.snapshot
+        for lock, life in clone_locks(cloned, snapshot, self.member.floor):
+            await self._answer(lock, self.clock.for_stops() + life)
 
     async def _ban(self, statement: Statement) -> None:
         """Enter in the register what it must refuse from now on, or need not any more."""

@@ -27,6 +27,7 @@ from pki.clock import Clock, Wall
 from pki.errors import RemoteError
 from pki.fields import Wire
 from pki.judge import Word
+from pki.spiffe import SpiffeId
 from pki.statement import Edition, Heartbeat, Operator, Statement, parse
 from sidecar import assemble
 from sidecar.escalation.book import Ground as Standing
@@ -323,10 +324,9 @@ class Member:
 
     async def _publish(self) -> None:
         """Put in force what is held, unless nothing changed. What it cuts is counted for the next receipts."""
-        held, cutoffs = list(self.store.in_force(self.floor)), list(self.store.cutoffs(self.floor))
-        ends = (entry.ends for entry in (*held, *(entry for entry, _ in cutoffs)))
-        self._next_end = min(ends, default=None)
-        ground = Standing(self.loaded.policy, self._roster, assemble.restrictions(held, cutoffs))
+        own = str(SpiffeId.for_node(self.bundle.trust_domain, self.node)) if self.node else ""
+        restrictions, self._next_end = assemble.in_force(self.store, self.floor, own)
+        ground = Standing(self.loaded.policy, self._roster, restrictions)
         standing = escalations(self.store, ground, self.moment().now)
         snapshot = Snapshot.of(
             policy=ground.policy,

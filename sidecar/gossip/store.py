@@ -37,6 +37,7 @@ from pki.statement import (
     Bundle,
     Cutoff,
     Edition,
+    Finding,
     Lift,
     Lock,
     Member,
@@ -73,9 +74,8 @@ class Entry:
         if self.numbered:
             return max(statement.payload.expires for statement in self.numbered)
         expires = self.statement.payload.expires
-        return (
-            min(expires, self.accepted + OPERATOR_LOCK_MAX_TTL) if self.statement.kind == "lock" else expires
-        )
+        is_short = self.statement.kind in ("lock", "finding")
+        return min(expires, self.accepted + OPERATOR_LOCK_MAX_TTL) if is_short else expires
 
 
 class Store:
@@ -228,6 +228,19 @@ class Store:
             if isinstance(body, Cutoff | Revocation) and before and entry.ends > floor:
                 yield entry, Wall(before)
 
+    def findings(self, author: str, floor: Wall) -> Iterator[Entry]:
+        """What a node found and acts on, until its end or an unlock."""
+        lifted = self._lifted()
+        for name, entry in self._entries.items():
+            body = entry.statement.body
+            is_live = isinstance(body, Finding) and body.enforced and entry.ends > floor
+            if is_live and entry.author == author and ("finding", name) not in lifted:
+                yield entry
+
+    def is_lifted(self, kind: str, name: str) -> bool:
+        """Whether a statement of this kind and id was lifted."""
+        return (kind, name) in self._lifted()
+
     def newest(self, kind: str, subject: str = "") -> Entry | None:
         """The newest policy, canary or bundle statement, or a member's entry (``node/NAME``, ``operator/NAME``)."""
         held = self._subjects.get((kind, subject), ())
@@ -258,7 +271,7 @@ class Store:
 
         Lifted twice, the earlier cutoff holds: a mistake is lifted whole (0), whatever was said before or after.
         """
-        lifts = {"unlock": ("lock",), "unrevoke": ("revocation", "cutoff")}
+        lifts = {"unlock": ("lock", "finding"), "unrevoke": ("revocation", "cutoff")}
         lifted: dict[tuple[str, str], int] = {}
         for entry in self._entries.values():
             body = entry.statement.body

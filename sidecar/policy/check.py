@@ -210,6 +210,7 @@ def features_of(policy: Policy) -> frozenset[Feature]:
         Feature.OBSERVE: any(one.mode is Mode.OBSERVE for one in policy.segments.values()),
         Feature.OBJECTIVES: any(one.slo for one in policy.segments.values()),
         Feature.ESCALATIONS: bool(policy.escalations),
+        Feature.INVALIDATIONS: bool(policy.invalidations),
         Feature.PINS: bool(policy.pins),
         Feature.TWO_PERSON: policy.apply_approvals > 1,
     }

@@ -15,6 +15,7 @@ class Feature(StrEnum):
     MCP = "mcp"
     ESCALATIONS = "escalations"
     INJECT_HEADER = "inject-header"
+    INVALIDATIONS = "invalidations"
     MTLS_CALLERS = "mtls-callers"
     OBJECTIVES = "objectives"
     OBSERVE = "observe"
@@ -31,6 +32,7 @@ ENFORCED: frozenset[Feature] = frozenset(
         Feature.MCP,
         Feature.ESCALATIONS,
         Feature.INJECT_HEADER,
+        Feature.INVALIDATIONS,
         Feature.MTLS_CALLERS,
         Feature.PINS,
         Feature.QUOTAS,

@@ -18,6 +18,7 @@ from sidecar.policy.model import (
     Escalation,
     Expectation,
     InjectHeader,
+    Invalidation,
     Objective,
     Policy,
     Quota,
@@ -31,6 +32,7 @@ from sidecar.policy.ruleset import RuleSet
 from sidecar.policy.tables.agents import BindingTable, BytesTable, QuotaTable, RequestsTable
 from sidecar.policy.tables.defined import Defined
 from sidecar.policy.tables.escalations import WhenTable, hours_of
+from sidecar.policy.tables.invalidations import OverTable
 from sidecar.policy.tables.policy import PolicyTables
 from sidecar.policy.tables.presets import PRESETS
 from sidecar.policy.tables.rules import RuleTable
@@ -90,6 +92,7 @@ class _Reading:
             denies=RuleSet(denies),
             tests=tuple(self._tests()),
             escalations=MappingProxyType(self._escalations()),
+            invalidations=MappingProxyType(self._invalidations()),
             pins=MappingProxyType({(row.service, row.tool): row.digest for row in tables.pins}),
             requires=frozenset(tables.requires),
             apply_approvals=tables.apply_approvals,
@@ -182,6 +185,23 @@ class _Reading:
             for index, row in enumerate(self.tables.escalations)
         }
 
+    def _invalidations(self) -> dict[str, Invalidation]:
+        return {
+            row.id: Invalidation(
+                id=row.id,
+                on=row.on,
+                agents=frozenset(row.agents),
+                over=_window(row.over),
+                lock=row.lock,
+                ttl=row.ttl,
+                mode=row.mode,
+                line=self._line("invalidations", index),
+                owner=row.owner,
+                ticket=row.ticket,
+            )
+            for index, row in enumerate(self.tables.invalidations)
+        }
+
     def _tests(self) -> Iterable[Expectation]:
         for index, row in enumerate(self.tables.tests):
             call = call_of(row.request) if row.request else None
@@ -235,7 +255,7 @@ def _quota(row: QuotaTable | None) -> Quota | None:
     return Quota(row.streams, _window(row.requests), _window(row.bytes))
 
 
-def _window(row: RequestsTable | BytesTable | None) -> Window | None:
+def _window(row: RequestsTable | BytesTable | OverTable | None) -> Window | None:
     return Window(row.count, row.per) if row else None
 
 

@@ -43,6 +43,26 @@ class Record(StrEnum):
     METADATA = "metadata"
 
 
+class Suspicion(StrEnum):
+    """What may look wrong in what a node records."""
+
+    REFUSALS = "refusals"
+    MUTATIONS = "mutations"
+    ATTRIBUTION = "attribution"
+    TOOL_DRIFT = "tool-drift"
+    CLONE = "clone"
+    AUDIT_GAP = "audit-gap"
+
+
+class Scope(StrEnum):
+    """What is locked for it."""
+
+    SESSION = "session"
+    AGENT = "agent"
+    SERVICE = "service"
+    NODE = "node"
+
+
 class Risk(StrEnum):
     """What an operator thinks of a service; a tool's own hints only raise it."""
 
@@ -277,6 +297,22 @@ class Escalation:
 
 
 @dataclass(frozen=True, slots=True)
+class Invalidation:
+    """More than ``over`` of what looks wrong lock what it is about, for ``ttl`` (us). ``over`` None: once is enough."""
+
+    id: str
+    on: Suspicion
+    agents: frozenset[str]
+    over: Window | None
+    lock: Scope
+    ttl: int
+    mode: Mode
+    line: int
+    owner: str = ""
+    ticket: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """A ``[[tests]]`` entry: what the policy's author expects of its rules. ``call`` None: of the stream."""
 
@@ -300,6 +336,7 @@ class Policy:
     denies: RuleSet
     tests: tuple[Expectation, ...]
     escalations: Mapping[str, Escalation] = field(default_factory=dict)
+    invalidations: Mapping[str, Invalidation] = field(default_factory=dict)
     pins: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """By service and tool: the hex SHA-256 of the tool's definition."""
     requires: frozenset[str] = frozenset()

@@ -23,6 +23,7 @@ from pki.statement import (
     Canary,
     Cutoff,
     Demand,
+    Finding,
     Heartbeat,
     Kind,
     Lift,
@@ -88,6 +89,9 @@ BODIES: dict[str, Wire] = {
     "unrevoke": Lift(ids=[ID]),
     "lock": Lock(target=Target(kind="all")),
     "revocation": Revocation(target=OWN_SESSION),
+    "finding": Finding(
+        rule="probing", what="refusals", target=Target(kind="agent", value="a"), enforced=True, count=3
+    ),
     "cutoff": Cutoff(target=Target(kind="agent", value="researcher"), before=NOW),
     "demand": Demand(action="unlock", ids=[ID]),
     "receipt": Receipt(applied=[Applied(id=ID, since=NOW, cut=0)]),

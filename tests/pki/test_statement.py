@@ -235,9 +235,9 @@ def test_a_cutoff_is_of_what_has_one_certificate_after_the_other(kind: str) -> N
         sign("cutoff", Cutoff(target=target, before=NOW), TERMS, KEY, CHAIN)
 
 
-@pytest.mark.parametrize("kind", ["audit-head", "from-the-future"])
-def test_a_kind_that_is_not_applied_here_is_kept_as_it_came(kind: str) -> None:
+def test_a_kind_that_is_not_applied_here_is_kept_as_it_came() -> None:
     """Its body is not looked into: a later version knows what it means."""
+    kind = "from-the-future"
     statement = parse(with_payload(kind=kind, body={"anything": [1, {"deep": b"x"}]}))
     assert statement.body is None
     assert statement.kind == kind
@@ -303,6 +303,7 @@ def test_the_registry_names_who_may_sign_what() -> None:
         "refusal",
         "revocation",
         "cutoff",
+        "finding",
     }
     assert all(name == kind.name for name, kind in KINDS.items())
 

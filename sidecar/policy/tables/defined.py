@@ -38,7 +38,7 @@ class Defined:
     def by(cls, tables: Mapping[str, Any], enforced: frozenset[Feature] = ENFORCED) -> "Defined":
         names = {kind: frozenset(_table(tables, f"{kind}s")) for kind in ("segment", "service", "agent")}
         nodes = {name: _strings(agent, "nodes") for name, agent in _table(tables, "agents").items()}
-        rules = [row for key in ("grants", "denies", "escalations") for row in _rows(tables, key)]
+        rules = [row for key in _WITH_IDS for row in _rows(tables, key)]
         return cls(
             names=names | {"segment": names["segment"] | PRESETS.keys()},
             rule_ids=Counter(row["id"] for row in rules if isinstance(row.get("id"), str)),
@@ -84,6 +84,9 @@ def _entrance(listen: object) -> int | str | None:
 def _strings(value: object, key: str) -> frozenset[str]:
     items = value.get(key) if isinstance(value, dict) else None
     return frozenset(i for i in items if isinstance(i, str)) if isinstance(items, list) else frozenset()
+
+
+_WITH_IDS = ("grants", "denies", "escalations", "invalidations")
 
 
 def defined(info: ValidationInfo) -> Defined:

@@ -10,6 +10,7 @@ from sidecar.policy.tables.agents import AgentTable, BindingTable
 from sidecar.policy.tables.defined import defined, needs, spoken
 from sidecar.policy.tables.escalations import EscalationTable
 from sidecar.policy.tables.fields import AgentName, Digest, ServiceName
+from sidecar.policy.tables.invalidations import InvalidationTable
 from sidecar.policy.tables.presets import PRESETS
 from sidecar.policy.tables.rules import RuleTable
 from sidecar.policy.tables.segments import SegmentTable
@@ -134,6 +135,9 @@ class PolicyTables(Table):
     )
     escalations: Annotated[tuple[EscalationTable, ...], NotStrict, needs(Feature.ESCALATIONS)] = Field(
         default=(), description="what may be asked for"
+    )
+    invalidations: Annotated[tuple[InvalidationTable, ...], NotStrict, needs(Feature.INVALIDATIONS)] = Field(
+        default=(), description="what looks wrong, and what is then locked"
     )
     pins: Annotated[tuple[PinTable, ...], NotStrict, needs(Feature.PINS)] = Field(
         default=(), description="definitions of tools that were looked at"

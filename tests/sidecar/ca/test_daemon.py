@@ -67,7 +67,8 @@ async def test_a_bad_file_changes_nothing_and_the_log_says_why(paths: Paths, lev
 async def test_a_strangers_refusals_do_not_fill_the_log(autojump_clock: MockClock) -> None:
     """Anybody may ask for what is not there, as often as they like: one record with its count; what was issued is one each."""
     written: list[Record] = []
-    note = _noter(written.append, ManualClock())
+    cloned: list[str] = []
+    note = _noter(written.append, cloned.append, ManualClock())
     enrolled = {"spiffe_id": "spiffe://example.org/node/n", "serial": "a1", "not_after": NOW}
     with capture_logs() as logs:
         for _ in range(9):
@@ -84,3 +85,18 @@ async def test_a_strangers_refusals_do_not_fill_the_log(autojump_clock: MockCloc
         "why": "no",
         "count": 1,
     }
+
+
+async def test_a_clone_is_on_record_and_its_node_is_told_on() -> None:
+    """Who asked with the other key is the node whose certificate somebody has copied."""
+    written: list[Record] = []
+    cloned: list[str] = []
+    note = _noter(written.append, cloned.append, ManualClock())
+    peer = "spiffe://example.org/node/agents-1"
+    with capture_logs():
+        note({"event": "refused", "path": "/v1/renew", "reason": "clone", "message": "twice", "peer": peer})
+    assert cloned == ["agents-1"]
+    assert [(one.kind, one.fields["what"]) for one in written] == [
+        (Kind.FINDING, "clone"),
+        (Kind.FINDING, "refused"),
+    ]

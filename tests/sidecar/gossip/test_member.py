@@ -11,7 +11,7 @@ import trio
 from pki.clock import DAY, HOUR, MINUTE, SECOND
 from pki.errors import LocalError, RemoteError
 from pki.judge import Word
-from pki.statement import Applied, Bundle, Receipt, Statement, Terms, sign
+from pki.statement import Applied, Bundle, Finding, Receipt, Statement, Target, Terms, sign
 from pki.svid import LeafPlan, statement_key
 from sidecar.defaults import OPERATOR_LIVE_STATEMENTS, RETENTION
 from sidecar.gossip.editions import NO_POLICY
@@ -728,3 +728,32 @@ async def test_two_members_that_refuse_each_others_statements_come_to_rest(new: 
     await homes[0].member.message("other", homes[1].outlet.sent.popleft()[2])
     assert [type(message) for home in homes for _, _, message in home.outlet.sent] == [Summary]
     assert {home.member.declined for home in homes} == {OPERATOR_LIVE_STATEMENTS}
+
+
+async def test_a_node_acts_on_its_own_finding_and_on_nobody_elses(home: Home) -> None:
+    """At once, over a restart, until it is unlocked; another's is kept and passed on, and stops nothing here."""
+    home.member.node = NODE.id.name
+    target = Target(kind="agent", value="researcher")
+    own, other = (
+        who.says("finding", Finding(rule="r", what="refusals", target=target, enforced=True, count=3))
+        for who in (NODE, MINT.node("elsewhere"))
+    )
+    await home.take(own, other)
+    assert home.locks() == [own.id]
+    assert other.id in home.member.store
+    home.journal.close()
+    again = Home(home.folder, home.mint, FakeOutlet(home.outlet.name), home.clock)
+    again.member.node = NODE.id.name
+    await again.member.restore(BOOT_ID)
+    assert again.locks() == [own.id]
+    await again.take(MINT.lifts("unlock", own.id))
+    assert again.locks() == []
+
+
+async def test_a_finding_that_only_observes_stops_nothing(home: Home) -> None:
+    """It is there to be looked at."""
+    home.member.node = NODE.id.name
+    target = Target(kind="agent", value="researcher")
+    said = Finding(rule="r", what="refusals", target=target, enforced=False, count=3)
+    await home.take(NODE.says("finding", said))
+    assert home.locks() == []

@@ -13,7 +13,7 @@ from pki.clock import SECOND
 from pki.errors import ConfigError
 from sidecar.address import Address
 from sidecar.policy.load import load_policy
-from sidecar.policy.model import Callers, Hours
+from sidecar.policy.model import Callers, Hours, Mode
 from sidecar.policy.tables.defined import Defined
 from sidecar.policy.tables.escalations import hours_of
 from sidecar.policy.tables.policy import PolicyTables
@@ -65,6 +65,48 @@ def faults_of(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         policy_of(text)
     return [str(fault) for fault in caught.value.faults]
+
+
+RULE = """
+[[invalidations]]
+id = "probing"
+on = "refusals"
+agents = ["researcher"]
+over = { count = 20, per = "1m" }
+lock = "session"
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('lock = "session"', 'lock = "node"', "refusals does not lock a node"),
+        ('agents = ["researcher"]', "", "refusals needs agents and over"),
+        ('over = { count = 20, per = "1m" }', "", "refusals needs agents and over"),
+        ('agents = ["researcher"]', 'agents = ["resaercher"]', "there is no agent"),
+        ("count = 20", "count = 0", "must be at least 1"),
+        ('on = "refusals"', 'on = "refusal"', "must be one of"),
+        ('lock = "session"', 'lock = "session"\nttl = "5h"', "must be from"),
+        ('on = "refusals"', 'on = "audit-gap"', "audit-gap does not lock a session"),
+        ('id = "probing"', 'id = "read-wiki"', "is the id of several rules"),
+    ],
+)
+def test_an_invalidation_that_cannot_work_is_refused(old: str, new: str, fault: str) -> None:
+    """What it locks is what it is about; what is normal now and then needs a number and whose it is."""
+    policy_of(POLICY + RULE)
+    assert any(fault in one for one in faults_of(POLICY + RULE.replace(old, new))), faults_of(
+        POLICY + RULE.replace(old, new)
+    )
+
+
+def test_what_happens_once_is_not_counted() -> None:
+    """A drifted tool, a clone and an audit gap need no window, and have no agents."""
+    for what, lock in (("tool-drift", "service"), ("clone", "node"), ("audit-gap", "node")):
+        plain = f'[[invalidations]]\nid = "r"\non = "{what}"\nlock = "{lock}"\n'
+        rule = policy_of(POLICY + plain).invalidations["r"]
+        assert (rule.over, rule.agents, rule.mode) == (None, frozenset(), Mode.ENFORCE)
+        said = faults_of(POLICY + plain + 'agents = ["researcher"]\n')
+        assert any("has no agents and no over" in one for one in said), said
 
 
 def test_every_fault_is_reported_at_once() -> None:
@@ -440,6 +482,7 @@ def test_what_nothing_enforces_yet_is_refused_by_name() -> None:
         "grants[1].mcp",
         "denies[0].http",
         "escalations",
+        "invalidations",
         "pins",
     ]
     assert all("not enforced" in one or "this version cannot" in one for one in said)

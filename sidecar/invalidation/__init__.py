@@ -1,0 +1,1 @@
+"""Automated invalidation: what looks wrong stops by itself, by rules of the policy."""
