@@ -16,12 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pki.errors import LockgateError
+from pki.errors import LocalError, LockgateError
+from sidecar.audit.reading import lines_in
 from sidecar.control.client import call
+from sidecar.disk import RealDisk
 
 CEILING_SECONDS = 90.0
 """Generous: a test that waits this long has failed."""
 STOP_SECONDS = 10.0
+READINGS = 3
+"""Of a log that changes meanwhile."""
 
 T = TypeVar("T")
 
@@ -62,14 +66,17 @@ class Mesh:
 
     def records(self, member: str, **wanted: object) -> list[dict[str, Any]]:
         """The audit records of a member with these fields, oldest first."""
-        found = []
-        for volume in sorted((self.member(member) / "lib" / "audit").glob("*.jsonl"), key=_serial):
-            whole = volume.read_bytes().rpartition(b"\n")[0]  # The last line may be half written yet.
-            for line in whole.splitlines():
-                record = json.loads(line)
-                if wanted.items() <= record.items():
-                    found.append(record)
-        return found
+        folder = self.member(member) / "lib" / "audit"
+        for _ in range(READINGS):
+            try:
+                lines = list(lines_in(RealDisk(), folder))
+            except (
+                LocalError
+            ):  # Its first volume is not there yet, or one was closed and compressed as we looked.
+                continue
+            found = [json.loads(line) for line in lines]
+            return [record for record in found if wanted.items() <= record.items()]
+        return []
 
     def pid(self, member: str) -> int:
         return int(self.env[PIDS[member]])
@@ -221,7 +228,3 @@ def _is_dead(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-
-def _serial(volume: Path) -> str:
-    return volume.stem.rpartition("-")[2]
