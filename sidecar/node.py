@@ -42,6 +42,7 @@ from sidecar.mcp.pins import Key, Pin
 from sidecar.mcp.servers import Servers
 from sidecar.net import dial_tcp
 from sidecar.objects import Objects
+from sidecar.observed import Observed
 from sidecar.outbox import Outbox
 from sidecar.overlay import Connection, Overlay, Standing
 from sidecar.peering import Caps, Peering, contacts_of, dialable, is_member_identity
@@ -98,6 +99,7 @@ class Node:
         limits = config.limits
         self.sessions = Sessions(seams.cgroups)
         self.refusals = RefusalRing()
+        self.observed = Observed()
         self.telemetry: Telemetry | None = None
         self.member = Member(seams.journal, seams.objects, bundle, seams.clock, self)
         self.member.node = self.name
@@ -145,6 +147,7 @@ class Node:
     def _overhear(self, one: Record) -> None:
         self.refusals.note(one)
         self.guard.hear(one, self.name)
+        self.observed.note(one)
         if self.telemetry is not None:
             self.telemetry.note(one)
 

@@ -83,6 +83,7 @@ PURE_CORES = (
     "sidecar.mcp.json",
     "sidecar.mcp.message",
     "sidecar.mcp.methods",
+    "sidecar.observed",
     "sidecar.http.held",
     "sidecar.mcp.owners",
     "sidecar.mcp.pins",

@@ -20,6 +20,7 @@ VERBS = {
     "ca": "sidecar.cli.ca:ca",
     "check": "sidecar.cli.check:check",
     "dev": "sidecar.cli.dev:dev",
+    "inventory": "sidecar.cli.inventory:inventory",
     "join": "sidecar.cli.join:join",
     "lock": "sidecar.cli.stops:lock",
     "operator": "sidecar.cli.operator:operator",

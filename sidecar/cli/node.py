@@ -118,6 +118,10 @@ def _listed(names: list[str]) -> str:
 
 def _segment(name: str, segment: dict[str, Any]) -> str:
     state = f"fresh until {clock_time(segment['until'])}" if segment["fresh"] else "STALE, refuses"
+    if segment["mode"] == "observe":
+        # Loud for as long as it lasts: nobody should forget that this protects nothing.
+        counts = ", ".join(f"{count} {reason}" for reason, count in segment["would_deny"].items())
+        return f"  OBSERVED   {name}: NOT ENFORCED; it would have refused {counts or 'nothing yet'}"
     return f"  segment    {name}: {state}"
 
 

@@ -7,6 +7,7 @@ import click
 
 from pki.errors import ConfigError, LocalError
 from sidecar.cli import policy_texts
+from sidecar.cli.inventory import suggest
 from sidecar.cli.operator import acting
 from sidecar.cli.policy_apply import apply, approve, large_option, rollback
 from sidecar.cli.policy_explain import explain, roster_of, status_of
@@ -236,5 +237,5 @@ def _row(severity: str, where: str, what: str, hint: str) -> dict[str, Any]:
     return {"severity": str(severity), "where": where, "what": what, "hint": hint}
 
 
-for _verb in (apply, approve, explain, rollback, pin):
+for _verb in (apply, approve, explain, rollback, pin, suggest):
     policy.add_command(_verb)

@@ -103,6 +103,8 @@ def _segments(node: Node) -> dict[str, dict[str, Any]]:
         name: {
             "fresh": moment.is_fresh(segment.stale_after),
             "until": moment.fresh_until(segment.stale_after),
+            "mode": segment.mode.value,
+            "would_deny": node.observed.of(name),
         }
         for name, segment in (policy.segments if policy else {}).items()
     }

@@ -65,7 +65,12 @@ async def test_a_node_is_ready_once_it_is_complete(node: Station, app: Starlette
     _, body = await ask(app, "GET", "/v1/status")
     assert body["ready"] is True
     assert body["nodes"] == ["agents-1", "tools-1"]
-    assert body["segments"]["retrieval"] == {"fresh": True, "until": NOW + 5 * MINUTE}
+    assert body["segments"]["retrieval"] == {
+        "fresh": True,
+        "until": NOW + 5 * MINUTE,
+        "mode": "enforce",
+        "would_deny": {},
+    }
     assert [(one["agent"], one["service"], one["port"]) for one in body["bindings"]] == [
         ("researcher", "wiki", 15001)
     ]
