@@ -18,27 +18,12 @@ from sidecar.proxy import proof
 from sidecar.reasons import Reason
 from sidecar.session import narrowing
 from sidecar.wire import Feature, FrameType
+from tests.wire_tables import WIRE, section, table
 
 ROOT = Path(__file__).parents[1]
-WIRE = (ROOT / "docs/wire.md").read_text()
 
 PHASES = {"hello": wire.HELLO_LIMITS, "stream": wire.STREAM_LIMITS, "control": wire.CONTROL_LIMITS}
 SCHEMAS = wire.BODIES | {FrameType.HELLO: wire.Hello}
-
-
-def section(heading: str) -> str:
-    """The text below a heading, up to the next."""
-    found = re.search(rf"^#+ {re.escape(heading)}(?: ✓)?\n(.*?)(?=^#|\Z)", WIRE, re.MULTILINE | re.DOTALL)
-    assert found is not None, heading
-    return found[1]
-
-
-def table(heading: str) -> list[list[str]]:
-    """The rows of the first table below a heading, without its head."""
-    found = re.search(r"(?:^\|.*\n)+", section(heading), re.MULTILINE)
-    assert found is not None, heading
-    lines = found[0].splitlines()[2:]
-    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
 
 
 def test_frame_types_are_those_of_the_code() -> None:
@@ -178,5 +163,6 @@ def test_every_marked_table_is_compared() -> None:
         "Kinds of record",
         "Private identifiers",
         "Paths",
+        "Statement rules",  # in tests/test_statement_rules.py
     }
     assert marked == compared

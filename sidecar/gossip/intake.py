@@ -12,10 +12,12 @@ Rules:
 7. No adoption of anything but a restriction: the CA signs permissions itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pki.bundle import TrustBundle, open_successor
+from pki.clock import Wall
 from pki.errors import RemoteError
 from pki.judge import Trust, Word, judge
 from pki.spiffe import IdKind, SpiffeId
@@ -45,6 +47,8 @@ class Ground:
     operator: Callable[[str], Operator | None]
     restrictions: Restrictions
     moment: Moment
+    witnessed: Callable[[str], Iterable[int]] = lambda _: ()
+    """When nodes had a statement in force, by their receipts (wall, us)."""
 
 
 def admit(statement: Statement, ground: Ground) -> Word:
@@ -54,8 +58,8 @@ def admit(statement: Statement, ground: Ground) -> Word:
         raise RemoteError("statement demand: it travels inside an unlock or unrevoke only")
     if isinstance(statement.body, Bundle):
         return _admit_bundle(statement, ground.bundle)
-    word = judge(statement, Trust(ground.bundle, ground.operator), ground.moment.now)
-    if word.by is not None and _is_revoked(word, word.by, ground):
+    word, at = _judged(statement, ground)
+    if word.by is not None and _is_revoked(word, word.by, ground, at):
         raise RemoteError(f"statement {statement.kind}: its signer {word.by} is revoked")
     if word.by is not None and _is_locked(word.by, ground):
         raise RemoteError(f"statement {statement.kind}: its signer {word.by} is locked")
@@ -63,6 +67,26 @@ def admit(statement: Statement, ground: Ground) -> Word:
     if isinstance(statement.body, Lock) and Signer.CA not in word.signers and ttl > OPERATOR_LOCK_MAX_TTL:
         raise RemoteError("statement lock: an operator's lock lasts at most 4 h")
     return word
+
+
+def _judged(statement: Statement, ground: Ground) -> tuple[Word, Wall]:
+    """Who says this, and at what time that was so: now, or when a node's receipt bears witness that it was said.
+
+    With the CA away nobody adopts an operator's restriction, and its certificate lasts 12 hours: whoever joins after
+    that would never learn of it. Only for a stop, which a made-up receipt can revive and never lift.
+    """
+    trust, now = Trust(ground.bundle, ground.operator), ground.moment.now
+    try:
+        return judge(statement, trust, now), now
+    except RemoteError:
+        if not isinstance(statement.body, Lock | Revocation):
+            raise
+        # Receipts are many: looked through only for what a key of the roster did sign.
+        judge(statement, trust, Wall(statement.payload.issued))
+        for at in ground.witnessed(statement.id):
+            with suppress(RemoteError):
+                return judge(statement, trust, Wall(min(at, now))), Wall(min(at, now))
+        raise
 
 
 def original_of(statement: Statement) -> Statement | None:
@@ -118,10 +142,10 @@ def _is_locked(by: SpiffeId, ground: Ground) -> bool:
     return is_operator and ground.restrictions.is_locked("operator", by.name, ground.moment.floor)
 
 
-def _is_revoked(word: Word, by: SpiffeId, ground: Ground) -> bool:
+def _is_revoked(word: Word, by: SpiffeId, ground: Ground, at: Wall) -> bool:
     """By name, or by the certificate it signs with."""
     # The judge has verified this very chain at this very moment: the answer is remembered.
-    identity = verify(word.statement.envelope.chain, ground.bundle, ground.moment.now)
+    identity = verify(word.statement.envelope.chain, ground.bundle, at)
     if not isinstance(identity, Identity):
         return False
     of_it = Facts(serials=(identity.lineage, identity.serial), issued=identity.issued)

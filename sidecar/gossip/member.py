@@ -19,6 +19,7 @@ Both nodes and the CA are members; what only the CA does hangs on ``Outlet.merge
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -53,6 +54,7 @@ from sidecar.gossip.journal import Journal
 from sidecar.gossip.ledger import Ledger
 from sidecar.gossip.outlet import Outlet
 from sidecar.gossip.policies import Loaded, Policies
+from sidecar.gossip.standing import witnessed
 from sidecar.gossip.store import Store, is_restriction, stages
 from sidecar.objects import Objects
 from sidecar.policy.model import Policy as CompiledPolicy
@@ -236,7 +238,8 @@ class Member:
     def _admit(self, statement: Statement, source: str | None) -> _Taken | None:
         """Judge and merge one; None when that was all there is to do. Raises RemoteError when it is refused."""
         moment = self.moment()
-        ground = Ground(self.bundle, self.operator, self.snapshot.restrictions, moment)
+        seen = partial(witnessed, self.store)
+        ground = Ground(self.bundle, self.operator, self.snapshot.restrictions, moment, seen)
         word = admit(statement, ground)
         if isinstance(statement.body, Heartbeat):
             self._observe(statement, statement.body, source)

@@ -10,6 +10,8 @@ from pki.statement import Applied, Receipt, Revocation
 from sidecar.gossip.editions import canary_of
 from sidecar.gossip.store import Entry, Store
 
+MAX_WITNESSES = 64
+
 Confirmed = dict[str, dict[str, Applied]]
 """By the statement's id and the node's SPIFFE ID: the first line of a receipt that says so."""
 
@@ -26,6 +28,17 @@ def confirmed(store: Store) -> Confirmed:
             if held is None or order < held[0]:
                 by_author[entry.author] = order, line
     return {name: {who: line for who, (_, line) in one.items()} for name, one in found.items()}
+
+
+def witnessed(store: Store, statement_id: str) -> list[int]:
+    """When nodes had a statement in force, by their receipts (wall, us), each time once; at most MAX_WITNESSES."""
+    times = {
+        entry.statement.payload.issued
+        for entry in store.of_kinds("receipt")
+        if isinstance(entry.statement.body, Receipt)
+        and any(line.id == statement_id for line in entry.statement.body.applied)
+    }
+    return sorted(times)[:MAX_WITNESSES]
 
 
 def awaited(store: Store, floor: int) -> Iterator[Entry]:

@@ -321,15 +321,17 @@ class Store:
 
 
 def stages(statements: Iterable[Statement]) -> list[list[Statement]]:
-    """Bundles, the CA's in its order, the rest: who may sign is in force before what was signed is judged."""
+    """Bundles, the CA's in its order, receipts, the rest: who may sign, and what bears witness, before what is judged."""
     bundles: list[Statement] = []
     numbered: list[Statement] = []
+    receipts: list[Statement] = []
     others: list[Statement] = []
     for statement in statements:
-        stage = bundles if statement.kind == "bundle" else numbered if statement.payload.number else others
+        rest = receipts if statement.kind == "receipt" else others
+        stage = bundles if statement.kind == "bundle" else numbered if statement.payload.number else rest
         stage.append(statement)
     numbered.sort(key=lambda statement: statement.payload.number)
-    return [stage for stage in (bundles, numbered, others) if stage]
+    return [stage for stage in (bundles, numbered, receipts, others) if stage]
 
 
 def by_number(adoptions: Iterable[Statement]) -> tuple[Statement, ...]:
