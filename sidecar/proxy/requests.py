@@ -202,8 +202,12 @@ class StreamJudge:
         if sight.draining:
             return _refusal(decision, Reason.DRAINING, "this node is shutting down"), None
         wanted = decision.operation_class or OperationClass.MUTATE
-        if not self.carrier.rooms.has_room(wanted):
-            return _refusal(decision, Reason.LIMIT, f"this node has all the {wanted} requests it may"), 1
+        if not self.carrier.rooms.has_room(wanted, self.subject.agent):
+            return _refusal(
+                decision,
+                Reason.LIMIT,
+                f"this node has all the {wanted} requests it may, of all agents or of this one",
+            ), 1
         excess = self.live.allowance.request(now)
         if excess is not None:
             return _refusal(decision, Reason.LIMIT, excess.hint), -(-excess.retry_after // SECOND)
@@ -213,14 +217,14 @@ class StreamJudge:
 
     def _enter(self, asked: Sequence[Request], current: _Current, sight: Sight) -> None:
         self._current = current
-        self.carrier.rooms.take(current.operation_class)
+        self.carrier.rooms.take(current.operation_class, self.subject.agent)
         # A new policy has conditions that this one did not ask; the answer to those may end it.
         self.live.reread = lambda snapshot: tuple(self._asked(call, snapshot) for call in current.calls)
         # When time alone could end it is the request's own now.
         self.carrier.table.begin(self.live, asked, sight.snapshot, sight.moment, current.started)
 
     def _leave(self, current: _Current) -> None:
-        self.carrier.rooms.leave(current.operation_class)
+        self.carrier.rooms.leave(current.operation_class, self.subject.agent)
         self.carrier.table.finish(self.live)
         self.live.judge_by = min(self.live.judge_by, current.judge_by)
 

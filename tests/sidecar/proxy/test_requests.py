@@ -233,7 +233,7 @@ async def test_a_cut_while_the_log_is_waited_for_forwards_nothing(stage: Stage) 
     apply(stage.carrier, stage.scene)
     await trio.testing.wait_all_tasks_blocked()
     assert stage.log.end.fields["reason"] == Reason.LOCKED
-    assert stage.carrier.rooms.has_room(OperationClass.MUTATE)
+    assert stage.carrier.rooms.has_room(OperationClass.MUTATE, "researcher")
 
 
 async def test_quotas_refuse_with_the_time_to_wait(stage: Stage) -> None:
@@ -258,9 +258,9 @@ async def test_each_class_has_room_of_its_own(stage: Stage) -> None:
     await stage.ask()
     assert not stage.records(Kind.DENIED)[1:]
     stage.carrier.rooms.read = 1
-    assert not stage.carrier.rooms.has_room(OperationClass.READ)
+    assert not stage.carrier.rooms.has_room(OperationClass.READ, "researcher")
     await stage.answer()
-    assert stage.carrier.rooms.has_room(OperationClass.READ)
+    assert stage.carrier.rooms.has_room(OperationClass.READ, "researcher")
 
 
 async def test_draining_refuses_new_requests(stage: Stage) -> None:
