@@ -53,6 +53,7 @@ bench: .venv/.installed-dev
 	@$(PYTHON) -m tests.bench
 	@$(PYTHON) -m tests.bench.policies
 	@$(PYTHON) -m tests.bench.evidence
+	@$(PYTHON) -m tests.bench.dissemination
 
 # The tables of docs/policy.md and docs/audit.md, and the JSON Schemas, from the code that reads a policy or writes a log.
 reference: .venv/.installed-dev

@@ -20,6 +20,7 @@ from pki.verify import Identity
 from sidecar.address import Address
 from sidecar.gossip.links import Contact, Links
 from sidecar.gossip.member import Member
+from sidecar.gossip.topology import neighbours
 from sidecar.log import Refusals
 from sidecar.net import accept_forever, tune
 from sidecar.overlay import Connection, Overlay
@@ -152,11 +153,11 @@ def is_member_identity(identity: Identity, snapshot: Snapshot) -> bool:
 
 
 def contacts_of(own: SpiffeId, snapshot: Snapshot) -> Iterable[Contact]:
-    """The nodes of the roster that can be dialled."""
-    for node in snapshot.roster.nodes.values():
-        who = SpiffeId.for_node(own.trust_domain, node.name)
+    """The nodes of the roster to keep links to, with where they can be dialled."""
+    for name in sorted(neighbours(own.name, snapshot)):
+        who = SpiffeId.for_node(own.trust_domain, name)
         if who != own and is_member(who, (), snapshot):
-            yield Contact(who, tuple(dialable(node.addresses)))
+            yield Contact(who, tuple(dialable(snapshot.roster.nodes[name].addresses)))
 
 
 def dialable(addresses: Iterable[str]) -> Iterable[Address]:

@@ -66,6 +66,7 @@ PURE_CORES = (
     "sidecar.gossip.standing",
     "sidecar.gossip.store",
     "sidecar.gossip.texts",
+    "sidecar.gossip.topology",
     "sidecar.http.headers",
     "sidecar.http.lexical",
     "sidecar.http.messages",
