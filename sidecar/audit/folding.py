@@ -3,8 +3,8 @@
 The first LIMIT refusals of one cause in a window pass as they are. The rest are counted, and when the
 window closes the last of them stands for all, with ``count`` and ``since``. Nothing is left uncounted.
 
-A cause is what the log's reader would call the same refusal: reason, rule, who, and for which operation: a probe
-must not hide among ten refusals of something else. An agent may vary what it asks for, so causes are bounded too:
+A cause is what the log's reader would call the same refusal: reason, rule, which session, and for which operation: a
+probe must not hide among ten refusals of something else, and no session may answer for another's. An agent may vary what it asks for, so causes are bounded too:
 beyond CAUSES in one window, refusals share one cause per reason.
 """
 
@@ -19,7 +19,7 @@ LIMIT = 10
 WINDOW = SECOND
 CAUSES = 1_000
 
-_CAUSE = ("reason", "agent", "service", "peer", "uid", "rule", "operation")
+_CAUSE = ("reason", "agent", "session", "service", "peer", "uid", "rule", "operation")
 
 
 @dataclass(slots=True)

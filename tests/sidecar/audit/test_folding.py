@@ -59,12 +59,13 @@ def test_the_next_window_begins_with_the_next_refusal() -> None:
         lambda n: refusal(n, reason=Reason.LOCKED),
         lambda n: refusal(n, uid=1001),
         lambda n: record.shed(Wall(n), Subject(stream="s", role=Role.AGENT), Reason.NO_GRANT),
+        lambda n: Record(Kind.DENIED, Wall(n), {**refusal(n).fields, "session": "another"}),
         lambda n: Record(Kind.DENIED, Wall(n), {**refusal(n).fields, "rule": "another"}),
         lambda n: Record(
             Kind.DENIED, Wall(n), {**refusal(n).fields, "operation": {"method": "GET", "name": "/b"}}
         ),
     ],
-    ids=["service", "reason", "uid", "kind", "rule", "operation"],
+    ids=["service", "reason", "uid", "kind", "session", "rule", "operation"],
 )
 def test_refusals_of_other_causes_do_not_share_the_limit(other: Callable[[int], Record]) -> None:
     """One agent's flood hides nobody else's refusal."""
