@@ -83,3 +83,24 @@ def test_observing_softens_no_lock(mesh: Mesh) -> None:
     assert status_of(mesh, "/admin") in ("000", "403")
     assert mesh.cli("unlock", locked["id"], operator="bob").code == 0
     apply(mesh, text)
+
+
+def test_an_objective_is_measured_and_told(mesh: Mesh) -> None:
+    """With what is left of its budget; one that nobody can keep burns fast, and status says so."""
+    text = (mesh.root / "own.toml").read_text()
+    kept = 'slo = { p99 = "60s", objective = 99.0 }'
+    apply(mesh, text.replace("[segments.retrieval]", f"[segments.retrieval]\n{kept}", 1))
+    assert status_of(mesh, "/api/pages") == "200"
+    told = mesh.cli("slo", "--json", member="tools-1")
+    assert (told.code, told.json["segments"]["retrieval"]["missed"]) == (0, 0)
+    assert told.json["segments"]["retrieval"]["total"] >= 1
+    apply(
+        mesh, text.replace("[segments.retrieval]", f"[segments.retrieval]\n{kept.replace('60s', '1ms')}", 1)
+    )
+    for _ in range(10):
+        status_of(mesh, "/api/pages")
+    slow = mesh.cli("slo", "--json", member="agents-1").json["segments"]["retrieval"]
+    assert slow["total"] >= 10
+    assert ("FAST BURN" in mesh.cli("status", member="agents-1").out) is slow["fast"]
+    apply(mesh, text)
+    assert mesh.cli("slo", member="agents-1").out.strip() == "no segment has an objective"

@@ -84,6 +84,7 @@ PURE_CORES = (
     "sidecar.mcp.json",
     "sidecar.mcp.message",
     "sidecar.mcp.methods",
+    "sidecar.objectives",
     "sidecar.observed",
     "sidecar.http.held",
     "sidecar.mcp.owners",

@@ -31,6 +31,7 @@ VERBS = {
     "run": "sidecar.cli.node:run",
     "session": "sidecar.cli.session:session",
     "statements": "sidecar.cli.statements:statements",
+    "slo": "sidecar.cli.node:slo",
     "status": "sidecar.cli.node:status",
     "stream": "sidecar.cli.stream:stream",
     "token": "sidecar.cli.ca:token",

@@ -78,6 +78,7 @@ def _lines(answer: dict[str, Any]) -> list[str]:
     return [
         *_state(answer),
         *(_segment(name, segment) for name, segment in answer.get("segments", {}).items()),
+        *_burning(answer.get("segments", {})),
         *map(_binding, answer.get("bindings", [])),
         *map(_lock, answer["locks"]),
         *(f"  REVOKED    {one['target']} by {one['by']} ({one['id']})" for one in answer["revocations"]),
@@ -123,6 +124,33 @@ def _segment(name: str, segment: dict[str, Any]) -> str:
         counts = ", ".join(f"{count} {reason}" for reason, count in segment["would_deny"].items())
         return f"  OBSERVED   {name}: NOT ENFORCED; it would have refused {counts or 'nothing yet'}"
     return f"  segment    {name}: {state}"
+
+
+def _burning(segments: dict[str, Any]) -> list[str]:
+    """Segments whose error budget is being used up fast: `lockgate slo` says more."""
+    return [
+        f"  SLO        {name}: FAST BURN, {one['slo']['burn']:.0f} times what its objective allows; see lockgate slo"
+        for name, one in segments.items()
+        if one["slo"] and one["slo"]["fast"]
+    ]
+
+
+@click.command()
+@settings_options
+def slo(settings: Settings) -> int:
+    """How this node keeps to the objectives of its segments; exit code 1 while one burns fast.
+
+    Measured is our part: from the arrival of a stream or request to the tool's connection, or its forwarding.
+    """
+    segments = call(settings.paths.admin_sock, "GET", "/v1/status")["segments"]
+    found = {name: one["slo"] for name, one in segments.items() if one["slo"]}
+    lines = [
+        f"{name}: {one['objective']} % within {one['p99'] / 1000:g} ms; {one['missed']} of {one['total']} missed it today, "
+        f"budget left {100 * one['budget']:.0f} %, burn rate {one['burn']:.1f}{' FAST' if one['fast'] else ''}"
+        for name, one in found.items()
+    ]
+    settings.emit({"segments": found}, "\n".join(lines) or "no segment has an objective")
+    return Exit.NO if any(one["fast"] for one in found.values()) else Exit.YES
 
 
 def _binding(binding: dict[str, Any]) -> str:

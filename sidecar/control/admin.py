@@ -1,5 +1,6 @@
 """The admin socket of a node: reads, and what an operator signed. 0660, root and group lockgate."""
 
+from dataclasses import asdict
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from sidecar.control.bypass import bypass_route
 from sidecar.control.pins import pin_routes
 from sidecar.control.unix import ERROR_HANDLERS, answer
 from sidecar.node import Node
+from sidecar.policy.model import Segment
 from sidecar.proxy.streams import Live
 from sidecar.reasons import Reason
 
@@ -105,9 +107,17 @@ def _segments(node: Node) -> dict[str, dict[str, Any]]:
             "until": moment.fresh_until(segment.stale_after),
             "mode": segment.mode.value,
             "would_deny": node.observed.of(name),
+            "slo": _objective(node, segment),
         }
         for name, segment in (policy.segments if policy else {}).items()
     }
+
+
+def _objective(node: Node, segment: Segment) -> dict[str, Any] | None:
+    if segment.slo is None:
+        return None
+    found = node.carrier.objectives.report(segment.name, segment.slo, node.seams.clock.boot())
+    return {"p99": segment.slo.p99, "objective": segment.slo.objective, **asdict(found)}
 
 
 def _stream(live: Live) -> dict[str, Any]:

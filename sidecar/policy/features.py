@@ -34,6 +34,7 @@ ENFORCED: frozenset[Feature] = frozenset(
         Feature.INJECT_HEADER,
         Feature.INVALIDATIONS,
         Feature.MTLS_CALLERS,
+        Feature.OBJECTIVES,
         Feature.OBSERVE,
         Feature.PINS,
         Feature.QUOTAS,

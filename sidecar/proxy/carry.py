@@ -27,9 +27,10 @@ from sidecar.audit.record import Ending, Record, Ruling, Traffic
 from sidecar.audit.writer import AuditUnavailableError
 from sidecar.http.held import Budget
 from sidecar.mcp.servers import Servers
+from sidecar.objectives import Objectives
 from sidecar.policy.cache import DecisionCache
 from sidecar.policy.decide import MAX_HINT_CHARS, Decision, Request
-from sidecar.policy.model import Audit, Verdict
+from sidecar.policy.model import Audit, Policy, Verdict
 from sidecar.proxy.arrival import Arrival, EndedError, end_reason
 from sidecar.proxy.framed import ResetByPeer
 from sidecar.proxy.quotas import Excess, Quotas
@@ -108,6 +109,7 @@ class Carrier:
     quotas: Quotas = field(default_factory=Quotas)
     rooms: Rooms = field(default_factory=Rooms)
     held: Budget = field(default_factory=Budget)
+    objectives: Objectives = field(default_factory=Objectives)
     servers: Servers = field(default_factory=Servers)
     cache: DecisionCache = field(default_factory=DecisionCache)
     turnover: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
@@ -123,6 +125,12 @@ class Carrier:
         waiting = list(ended)
         while any(self.table.find(live.id) is live for live in waiting):
             await self.turnover.park()
+
+    def measure(self, policy: Policy | None, segment: str, latency: int | None) -> None:
+        """How long one stream or request took to be let through (us); None: this node could not serve it."""
+        found = policy.segments.get(segment) if policy else None
+        if found is not None and found.slo is not None:
+            self.objectives.note(segment, found.slo, latency, self.clock.boot())
 
     def judge(self, live: Live) -> None:
         """Decide on a live stream again: facts were added, or its deadline has come."""
@@ -244,6 +252,7 @@ class Carrier:
         self.audit.append(record.opened(self.clock.wall(), replace(arrival.subject, peer=live.peer)))
         live.is_open = True
         live.active = self.clock.boot()
+        self.measure(passage.sight.snapshot.policy, passage.decision.segment, live.active - live.started)
         try:
             await arrival.opened()
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -102,6 +102,9 @@ class StreamJudge:
             decision = await self._record_admission(
                 ruling(asked, decision, sight, first), decision, requested
             )
+        if decision.allowed or decision.own:
+            latency = self.carrier.clock.boot() - now if decision.allowed else None
+            self.carrier.measure(sight.snapshot.policy, decision.segment, latency)
         if not decision.allowed:
             one = ruling(asked, decision, sight, first)
             self.carrier.audit.append(record.request_denied(self.carrier.clock.wall(), named, one, requested))

@@ -70,6 +70,7 @@ async def test_a_node_is_ready_once_it_is_complete(node: Station, app: Starlette
         "until": NOW + 5 * MINUTE,
         "mode": "enforce",
         "would_deny": {},
+        "slo": None,
     }
     assert [(one["agent"], one["service"], one["port"]) for one in body["bindings"]] == [
         ("researcher", "wiki", 15001)

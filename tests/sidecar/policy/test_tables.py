@@ -245,12 +245,6 @@ def test_a_binding_may_ask_its_callers_for_a_certificate() -> None:
     assert (mtls.callers, mtls.address) == (Callers.MTLS, "localhost:15001")
 
 
-def test_what_comes_later_is_refused_by_name() -> None:
-    """A key of the language that this version lacks is no typing error."""
-    [said] = faults_of('[segments.retrieval]\nslo = { p99 = "5ms", objective = 99.9 }')
-    assert "slo: not enforced by this version" in said
-
-
 def test_two_rules_cannot_share_an_id() -> None:
     """A decision names its rule by id, so grants and denies draw from one set of names."""
     said = faults_of(POLICY.replace('"no-vault"', '"read-wiki"'))
