@@ -204,3 +204,29 @@ def test_the_daemon_reads_its_own_bundle(mesh: Story) -> None:
         done = mesh.cli("audit", "verify", "--json", member=member)
         assert done.code == 0, done.out
         assert done.json["checkpoints"] > 0
+
+
+def test_a_volume_that_is_full_or_left_behind_is_compressed_and_read_as_ever(mesh: Story) -> None:
+    """After a kill, with small volumes: rolled, compressed, and still one log to every command."""
+    seen = len(mesh.cli("audit", "tail", "-n", "100000", "--json", member="tools-1").out.splitlines())
+    mesh.kill("tools-1")
+    toml = mesh.member("tools-1") / "etc" / "node.toml"
+    toml.write_text(toml.read_text() + "\n[audit]\nvolume-bytes = 65536\n")
+    mesh.start("tools-1")
+    mesh.ready("tools-1")
+    until(mesh.is_open, "the wiki to answer again")
+    folder = mesh.member("tools-1") / "lib" / "audit"
+    until(lambda: list(folder.glob("*.jsonl.zst")), "the volume of before to be compressed")
+
+    def rolled() -> bool:
+        curl(*[f"{mesh.wiki}/api/pages" for _ in range(20)])
+        return len(list(folder.glob("*.jsonl"))) > 1
+
+    until(rolled, "a full volume to be closed")
+    done = mesh.cli("audit", "verify", "--redecide", "--json", member="tools-1")
+    assert done.code == 0, done.out
+    assert done.json["volumes"] >= 3
+    assert done.json["missing"] == done.json["disagreements"] == 0
+    lines = mesh.cli("audit", "tail", "-n", "100000", "--json", member="tools-1").out.splitlines()
+    assert len(lines) > seen
+    assert mesh.cli("audit", "trace", mesh.session, member="tools-1").code == 0

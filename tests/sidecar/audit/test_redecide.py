@@ -21,10 +21,22 @@ from sidecar.manifest import snapshot_of
 from sidecar.objects import Objects
 from sidecar.policy.decide import Request, decide
 from sidecar.policy.model import Policy
+from sidecar.policy.operation import Operation
 from sidecar.proxy.carry import Sight
 from sidecar.proxy.ruling import ENGINE, ruling, spelled
 from sidecar.reasons import Reason
-from sidecar.snapshot import Moment, Restrictions, RevocationInForce, Snapshot, Target
+from sidecar.snapshot import (
+    LeaseInForce,
+    LockInForce,
+    Moment,
+    NodeMember,
+    OperatorMember,
+    PendingRequest,
+    Restrictions,
+    RevocationInForce,
+    Snapshot,
+    Target,
+)
 from tests.auditlog import FOLDER, NOON, site
 from tests.faultdisk import FaultDisk
 from tests.sidecar.policy.language import Draw, whole_policy_of
@@ -242,6 +254,26 @@ def test_all_that_a_decision_reads_of_a_request_is_on_record() -> None:
     assert {one.name for one in fields(Request)} == {
         "session", "service", "tool_node", "serials", "not_after", "narrowing", "operation", "issued",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [
+        (Snapshot, "policy bundle_digest roster restrictions digest leases"),
+        (LockInForce, "id target until by message"),
+        (RevocationInForce, "id target by before"),
+        (LeaseInForce, "id session rule services operations until arguments uses tool_node cut_short"),
+        (PendingRequest, "id session rule services until"),
+        (Operation, "method name holds arguments"),
+        (NodeMember, "name addresses version features labels"),
+        (OperatorMember, "name key roles uids user"),
+        (Moment, "wall floor as_of"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_all_that_is_in_force_is_in_the_bodies(kind: type, known: str) -> None:
+    """Who adds a field here adds it to `snapshot._bodies` and to `manifest`: decisions could else not be made again."""
+    assert [one.name for one in fields(kind)] == known.split()
 
 
 def test_under_other_hash_seeds_it_is_the_same(story: tuple[list[Record], Bodies], tmp_path: Path) -> None:
