@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
 from typing import TypeVar
 
 import h11
@@ -19,10 +21,14 @@ from pki.verify import verify
 from sidecar import wire
 from sidecar.address import Address
 from sidecar.audit.chain import unseal
+from sidecar.audit.checkpoint import Signers, note_of
+from sidecar.audit.lines import extent, forward
+from sidecar.audit.reading import record_of
 from sidecar.config import load_ca_config, load_node_config
 from sidecar.http.messages import Messages
 from sidecar.http.normal import normal_target, query_pairs
 from sidecar.http.seams import MalformedError
+from sidecar.manifest import snapshot_of
 from sidecar.mcp import json, message
 from sidecar.mcp.answers import ANY_LIST, EventFilter, JsonFilter, Watch
 from sidecar.mcp.pins import digest
@@ -33,6 +39,7 @@ from sidecar.proxy.local_certificate import Pin
 from sidecar.proxy.sockdiag import decode_reply
 from sidecar.session.narrowing import read as read_narrowing
 from tests.authority import NOW, SESSION, tiny_ca
+from tests.faultdisk import FaultDisk
 
 BUNDLE = tiny_ca().bundle
 RULES = TokenRules("https://login.example.org", "lockgate", "sub", NOW)
@@ -203,6 +210,25 @@ def packed(data: bytes) -> None:
     unpack(data, 65_536)
 
 
+def audit_volumes(data: bytes) -> None:
+    """A compressed volume, as its readers see it."""
+    disk = FaultDisk()
+    disk.put(Path("/v.jsonl.zst"), data)
+    end = extent(disk, Path("/v.jsonl")).complete
+    for _ in forward(disk, Path("/v.jsonl"), 0, end):
+        pass
+
+
+def audit_heads(data: bytes) -> None:
+    """A signed head, its signer's introduction, and a snapshot's body, from a log of anybody's."""
+    body = record_of(data) or {}
+    for read in (note_of, Signers(BUNDLE).learn):
+        with suppress(RemoteError):
+            read(body)
+    digest = sha256(data).hexdigest()
+    snapshot_of(digest, {digest: data}.get, lambda text, _: load_policy(text, "policy.toml"))
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] = {
     "frames": (frames, (RemoteError,)),
     "hello": (hello, (RemoteError,)),
@@ -219,6 +245,8 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] 
     "policies": (policies, (ConfigError,)),
     "configs": (configs, ()),
     "audit-lines": (audit_lines, (RemoteError,)),
+    "audit-volumes": (audit_volumes, (RemoteError,)),
+    "audit-heads": (audit_heads, (RemoteError,)),
     "kernel-replies": (kernel_replies, (LocalError,)),
     "http-messages": (http_messages, ()),
     "http-targets": (http_targets, (MalformedError,)),
