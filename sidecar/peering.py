@@ -20,6 +20,7 @@ from pki.verify import Identity
 from sidecar.address import Address
 from sidecar.gossip.links import Contact, Links
 from sidecar.gossip.member import Member
+from sidecar.gossip.rate import Rate
 from sidecar.gossip.topology import neighbours
 from sidecar.log import Refusals
 from sidecar.net import accept_forever, tune
@@ -52,6 +53,8 @@ class Peering:
     ) -> None:
         self.refusals = Refusals()
         self.links = Links(own, overlay, self._take, member.link_changed, self._fault)
+        self._rates: dict[str, Rate] = {}
+        """By peer. Kept when its link ends: dialling anew must not fill the bucket."""
         self._own = own
         self._overlay = overlay
         self._member = member
@@ -124,8 +127,15 @@ class Peering:
             self.refusals.note("protocol", "no streams are served here", peer=str(connection.peer))
 
     async def _take(self, peer: str, message: Wire) -> None:
-        for why in await self._member.message(peer, message):
+        refused = await self._member.message(peer, message)
+        for why in refused:
             self.refusals.note("statement", why, peer=peer)
+        now = trio.current_time()
+        wait = self._rates.setdefault(peer, Rate(now)).spend(message, len(refused), now)
+        if (
+            wait > 0
+        ):  # On this link's own task: a peer that floods us is read more slowly, and nobody else is.
+            await trio.sleep(wait)
 
     def _fault(self, peer: str, why: str) -> None:
         self.refusals.note("protocol", why, peer=peer)

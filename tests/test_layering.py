@@ -63,6 +63,7 @@ PURE_CORES = (
     "sidecar.gossip.freshness",
     "sidecar.gossip.intake",
     "sidecar.gossip.quota",
+    "sidecar.gossip.rate",
     "sidecar.gossip.standing",
     "sidecar.gossip.store",
     "sidecar.gossip.texts",
