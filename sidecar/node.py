@@ -24,7 +24,7 @@ from sidecar.audit import record
 from sidecar.audit.checkpoint import Signatory
 from sidecar.audit.overheard import Overheard
 from sidecar.audit.record import Record
-from sidecar.audit.statements import records_of
+from sidecar.audit.statements import conflict_of, records_of
 from sidecar.audit.witness import Heads, HeadTeller
 from sidecar.audit.writer import AuditWriter
 from sidecar.bindings import Bindings
@@ -242,7 +242,12 @@ class Node:
         """Enter what is now in force in the audit log."""
         audit, now = self.seams.audit, self.seams.clock.wall()
         volume = audit.head.volume if audit.head else ""
-        for one in (*records_of(statement, word, now), *self.heads.records_of(statement, word, now, volume)):
+        others = self.member.store.conflicts(statement)
+        for one in (
+            *records_of(statement, word, now),
+            *conflict_of(statement, others, now),
+            *self.heads.records_of(statement, word, now, volume),
+        ):
             audit.append(one)
 
     async def trusted(self, bundle: Statement) -> bool:

@@ -68,6 +68,7 @@ PURE_CORES = (
     "sidecar.gossip.store",
     "sidecar.gossip.texts",
     "sidecar.gossip.topology",
+    "sidecar.gossip.versions",
     "sidecar.http.headers",
     "sidecar.http.lexical",
     "sidecar.http.messages",

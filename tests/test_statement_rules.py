@@ -137,8 +137,20 @@ async def restrictions_stay(stage: Stage) -> None:
 
 async def same_sequence(stage: Stage) -> None:
     twins = [stage.mint.policy(7, digit * 64) for digit in "12"]
-    newest = [(await stage.home(*order)).member.store.newest("policy") for order in (twins, twins[::-1])]
-    assert len({one.statement.id for one in newest if one}) == 1
+    for order in (twins, twins[::-1]):
+        home = await stage.home(*order)
+        store = home.member.store
+        assert all(one.id in store for one in twins)
+        assert store.conflicts(twins[0]) == [twins[1].id]
+        newest = store.newest("policy")
+        assert newest is not None
+        assert newest.statement.id == twins[1].id
+        await home.take(stage.mint.beats("0" * 64, policy_sequence=7, policy_digest="1" * 64))
+        named = store.newest("policy")
+        assert named is not None
+        assert named.statement.id == twins[0].id
+        await home.take(stage.mint.policy(8, "3" * 64))
+        assert not any(one.id in store for one in twins)
 
 
 async def floor(stage: Stage) -> None:

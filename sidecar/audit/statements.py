@@ -64,3 +64,11 @@ def _by_whom(edition: Edition) -> dict[str, str]:
     """The operators behind a policy, which the CA signs."""
     approved = {"approver": edition.approver} if edition.approver else {}
     return {"author": edition.author, **approved}
+
+
+def conflict_of(statement: Statement, others: list[str], at: Wall) -> list[Record]:
+    """The alarm of two bodies at one sequence: somebody else has the key that signs for the mesh, or a copy of its counter."""
+    if not others:
+        return []
+    told: Facts = {"statement": statement.id, "of": statement.kind, "others": list[Value](others)}
+    return [record.finding(at, "conflict", told)]

@@ -38,7 +38,7 @@ from pki.statement import (
 from pki.verify import Identity
 from sidecar import defaults
 from sidecar.audit.record import Record
-from sidecar.audit.statements import records_of
+from sidecar.audit.statements import conflict_of, records_of
 from sidecar.audit.witness import Heads
 from sidecar.ca import policies
 from sidecar.ca.invalidation import clone_locks, due_locks
@@ -104,6 +104,7 @@ class Office:
         now = self._clock.wall()
         for one in (
             *records_of(statement, word, now),
+            *conflict_of(statement, self.member.store.conflicts(statement), now),
             *self._heads.records_of(statement, word, now, self.volume()),
         ):
             self.record(one)

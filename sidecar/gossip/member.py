@@ -349,6 +349,7 @@ class Member:
 
     def _observe(self, statement: Statement, body: Heartbeat, source: str | None) -> None:
         if self.freshness.observe(Beat(statement, body, self._clock.boot()), self._clock.wall()):
+            self.store.named = body.policy_digest
             self._send(self._flood.handle(Beaten(statement.raw, source)))
 
     def _confirm(self) -> None:

@@ -33,8 +33,6 @@ from pki.spiffe import IdKind
 from pki.statement import (
     KINDS,
     Adoption,
-    AuditHead,
-    Bundle,
     Cutoff,
     Edition,
     Finding,
@@ -48,6 +46,7 @@ from pki.statement import (
 from sidecar.defaults import OPERATOR_LOCK_MAX_TTL, RETENTION
 from sidecar.gossip import digest
 from sidecar.gossip.quota import allowance, quotas_of
+from sidecar.gossip.versions import is_conflict, is_superseded, order_of, subject_of
 
 _CA = "ca"
 
@@ -90,6 +89,8 @@ class Store:
         self._ids_digest: str | None = None
         self._keys: frozenset[bytes] | None = None
         self._epoch = 0
+        self.named = ""
+        """The digest of the policy that the newest heartbeat names."""
 
     def __contains__(self, statement_id: str) -> bool:
         return statement_id in self._entries or statement_id in self._adoptions
@@ -156,7 +157,7 @@ class Store:
             self._hold(replace(entry, adoptions=by_number((*entry.adoptions, statement))))
             return True
         entry = Entry(statement, word.author, at)
-        if any(_order(rival.statement) > _order(statement) for rival in self._rivals(entry)):
+        if any(is_superseded(statement, rival.statement) for rival in self._rivals(entry)):
             return False
         self._check_quota(entry)
         self._hold(entry)
@@ -182,7 +183,7 @@ class Store:
                 continue
             self._settled.add(name)
             for rival in self._rivals(entry):
-                if _order(rival.statement) < _order(entry.statement):
+                if is_superseded(rival.statement, entry.statement):
                     self._drop(rival.statement.id)
                     gone.append(rival.statement.id)
         return gone
@@ -245,7 +246,19 @@ class Store:
         """The newest policy, canary or bundle statement, or a member's entry (``node/NAME``, ``operator/NAME``)."""
         held = self._subjects.get((kind, subject), ())
         settled = [self._entries[name] for name in held if name in self._settled]
-        return max(settled, key=lambda entry: _order(entry.statement), default=None)
+        return max(settled, key=lambda entry: self._precedence(entry.statement), default=None)
+
+    def conflicts(self, statement: Statement) -> list[str]:
+        """What is held and says something else at the same sequence: evidence that a key signs for two."""
+        entry = self.entry(statement.id)
+        rivals = [rival.statement for rival in self._rivals(entry)] if entry else []
+        return [rival.id for rival in rivals if is_conflict(rival, statement)]
+
+    def _precedence(self, statement: Statement) -> tuple[int, int, bool, int, bytes]:
+        """By sequence; of two policies at one, that which the heartbeat names, else whichever all agree on."""
+        epoch, sequence, number, digest = order_of(statement)
+        is_named = isinstance(statement.body, Edition) and statement.body.digest == self.named
+        return epoch, sequence, is_named, number, digest
 
     def members(self) -> Iterator[Member]:
         """The newest entry of each member."""
@@ -282,7 +295,7 @@ class Store:
 
     def _rivals(self, entry: Entry) -> list[Entry]:
         """What is held of the same subject, itself included."""
-        subject = _subject(entry)
+        subject = subject_of(entry.statement, entry.author)
         return [self._entries[name] for name in self._subjects.get(subject, ())] if subject else []
 
     def _check_quota(self, entry: Entry) -> None:
@@ -298,7 +311,7 @@ class Store:
             self._count(entry, 1)
         self._entries[name] = entry
         self._adoptions |= {adoption.id: name for adoption in entry.adoptions}
-        subject = _subject(entry)
+        subject = subject_of(entry.statement, entry.author)
         if subject is not None:
             self._subjects.setdefault(subject, set()).add(name)
         self._ids_digest = None
@@ -309,7 +322,7 @@ class Store:
         self._settled.discard(name)
         for adoption in entry.adoptions:
             del self._adoptions[adoption.id]
-        subject = _subject(entry)
+        subject = subject_of(entry.statement, entry.author)
         if subject is not None:
             self._subjects[subject].discard(name)
             if not self._subjects[subject]:
@@ -361,22 +374,3 @@ def _expires(entry: Entry) -> int:
 
 def _issued(entry: Entry) -> tuple[int, str]:
     return entry.statement.payload.issued, entry.statement.id
-
-
-def _subject(entry: Entry) -> tuple[str, str] | None:
-    """Of what the statement is one version among others; None: it stands for itself."""
-    kind, body = entry.statement.kind, entry.statement.body
-    if isinstance(body, Edition | Bundle):
-        return kind, ""
-    if isinstance(body, Member):
-        return kind, f"{type(body.member).__name__.lower()}/{body.member.name}"
-    if isinstance(body, AuditHead):
-        return kind, entry.author
-    return None
-
-
-def _order(statement: Statement) -> tuple[int, int, int, bytes]:
-    """Which of two versions is newer. The digest makes it total: two bodies at one number end the same everywhere."""
-    body = statement.body.member if isinstance(statement.body, Member) else statement.body
-    sequence: int = body.at if isinstance(body, AuditHead) else getattr(body, "sequence", 0)
-    return statement.payload.epoch, sequence, statement.payload.number, statement.digest

@@ -2,7 +2,7 @@
 
 from pki.statement import Lift
 from sidecar.audit.record import Kind
-from sidecar.audit.statements import records_of
+from sidecar.audit.statements import conflict_of, records_of
 from sidecar.gossip.intake import Ground, admit
 from tests.authority import NOW
 from tests.sidecar.gossip.test_intake import ALICE, MINT, ground
@@ -37,3 +37,12 @@ def test_a_roster_entry_is_no_event() -> None:
     """Enrolment is on record at the CA, where it happens."""
     statement = MINT.enrols("tools-9")
     assert records_of(statement, admit(statement, GROUND), NOW) == []
+
+
+def test_two_bodies_at_one_sequence_are_a_finding() -> None:
+    """Named with each other: one of them nobody should have signed."""
+    said = MINT.policy(7)
+    assert conflict_of(said, [], NOW) == []
+    [one] = conflict_of(said, ["other"], NOW)
+    assert (one.kind, one.fields["what"]) == (Kind.FINDING, "conflict")
+    assert (one.fields["statement"], one.fields["others"]) == (said.id, ["other"])
