@@ -5,6 +5,7 @@ import pytest
 
 from pki.fields import Wire
 from pki.statement import Policy
+from sidecar.gossip import policies
 from sidecar.gossip.policies import Loaded, Policies
 from sidecar.gossip.texts import PART_BYTES
 from sidecar.objects import Objects
@@ -43,9 +44,12 @@ def named(text: bytes) -> Policy:
     return Policy(sequence=3, digest=hashlib.sha256(text).hexdigest(), size=len(text), author="alice")
 
 
-async def test_a_policy_that_requires_what_this_version_lacks_is_refused_whole(desk: Desk) -> None:
+async def test_a_policy_that_requires_what_this_version_lacks_is_refused_whole(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever else is in it: its author said that without this it means something else."""
-    lacking = min(set(Feature) - ENFORCED)
+    lacking = Feature.PINS
+    monkeypatch.setattr(policies, "ENFORCED", ENFORCED - {lacking})
     text = f'requires = ["tcp", "{lacking}"]\n{POLICY}'.encode()
     desk.objects.put(text)
     current = Loaded(2, "ab" * 32, None)
