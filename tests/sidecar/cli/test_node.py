@@ -31,12 +31,26 @@ CA: dict[str, Any] = {
     "revocations": [{"id": ID, "target": "node:tools-9", "by": "bob"}],
 }
 
+ENFORCED: dict[str, Any] = {"mode": "enforce", "would_deny": {}, "slo": None}
+BURNS = {
+    "p99": 20_000,
+    "objective": 99.9,
+    "total": 90,
+    "missed": 30,
+    "budget": -3.2,
+    "burn": 333.3,
+    "fast": True,
+}
+
 NODE: dict[str, Any] = CA | {
     "role": "node",
     "name": "agents-1",
     "id": "spiffe://example.org/node/agents-1",
     "not_after": AT,
-    "segments": {"retrieval": {"fresh": True, "until": AT}, "action": {"fresh": False, "until": None}},
+    "segments": {
+        "retrieval": {"fresh": True, "until": AT, **ENFORCED},
+        "action": {"fresh": False, "until": None, **ENFORCED},
+    },
     "bindings": [
         {
             "agent": "researcher",
@@ -126,6 +140,28 @@ def test_a_cas_status_leaves_out_what_only_nodes_have(daemon: FakeDaemon) -> Non
             {"orphans": {"a" * 26: 2}},
             f"  ORPHANS    session {'a' * 26}: 2 processes that a killed daemon left; they reach nothing",
         ),
+        (
+            {"segments": {"a": {"fresh": True, "until": AT, **ENFORCED, "mode": "observe"}}},
+            "  OBSERVED   a: NOT ENFORCED; it would have refused nothing yet",
+        ),
+        (
+            {
+                "segments": {
+                    "a": {
+                        "fresh": True,
+                        "until": AT,
+                        "mode": "observe",
+                        "would_deny": {"stale": 2},
+                        "slo": None,
+                    }
+                }
+            },
+            "  OBSERVED   a: NOT ENFORCED; it would have refused 2 stale",
+        ),
+        (
+            {"segments": {"a": {"fresh": True, "until": AT, **ENFORCED, "slo": BURNS}}},
+            "  SLO        a: FAST BURN, 333 times what its objective allows; see lockgate slo",
+        ),
     ],
 )
 def test_trouble_is_named(daemon: FakeDaemon, changes: dict[str, Any], line: str) -> None:
@@ -207,3 +243,16 @@ def test_a_daemon_with_a_bad_file_names_every_fault(daemon: FakeDaemon) -> None:
         "node.toml:1",
         "node.toml:2",
     }
+
+
+@pytest.mark.parametrize(("fast", "code"), [(True, Exit.NO), (False, Exit.YES)])
+def test_slo_says_what_is_left_of_the_budget(daemon: FakeDaemon, fast: bool, code: Exit) -> None:
+    """Exit code 1 while one burns fast; segments without an objective are left out."""
+    burns = {"fresh": True, "until": AT, **ENFORCED, "slo": {**BURNS, "fast": fast}}
+    daemon.says("GET /v1/status", **(NODE | {"segments": {"a": burns, "b": {**burns, "slo": None}}}))
+    done = daemon.run("slo")
+    assert done.code == code
+    assert done.out.strip() == (
+        "a: 99.9 % within 20 ms; 30 of 90 missed it today, budget left -320 %, burn rate 333.3"
+        + (" FAST" if fast else "")
+    )
