@@ -309,9 +309,9 @@ def release(wreck: Wreck) -> None:
     """Lift what the round left locked: the next begins with an agent that may work."""
 
     def is_free() -> bool:
-        locks = [
-            one["id"] for one in wreck.status("agents-1")["locks"] if one["target"] == "agent:researcher"
-        ]
+        # Of every member: what one of them was told last may not have reached the others yet.
+        held = [one for member in MEMBERS for one in wreck.status(member)["locks"]]
+        locks = {one["id"] for one in held if one["target"] == "agent:researcher"}
         wreck.ledger.attempted.update(locks)
         return [wreck.run("agents-1", "unlock", lock).code for lock in locks] == []
 
