@@ -104,13 +104,37 @@ class Authority:
         self.bundle, self.bundle_statement = successor.bundle, successor.bundle_statement
 
 
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What all certificates of one generation of a CA's keys have in common."""
+
+    ca: SpiffeId
+    at: Wall
+    entropy: Entropy
+
+    def authority(self, lifetime: int) -> CaPlan:
+        return CaPlan(self.ca.trust_domain, self._serial(), self.at, lifetime)
+
+    def leaf(self, key: Key) -> LeafPlan:
+        return LeafPlan(self.ca, key.public_key(), self._serial(), self.at, ONLINE_LIFETIME)
+
+    def _serial(self) -> int:
+        return svid.serial_of(self.entropy(SERIAL_ENTROPY_BYTES))
+
+
 def create(folder: Path, ca: SpiffeId, passphrase: bytes | None, at: Wall, entropy: Entropy) -> None:
     """A new CA called ``ca``, its root under ``passphrase`` if there is one; raises LocalError if one is there."""
-    if ca.kind is not IdKind.CA:
-        raise LocalError(f"{ca}: a CA is called spiffe://<trust-domain>/ca/<name>")
+    birth, key = Birth(ca, at, entropy), keys.generate()
     with complete_or_absent(folder) as draft:
-        _fill(draft, Birth(ca, at, entropy), passphrase)
-        Register.create(draft / REGISTER_FILE)
+        root = Signer(svid.root(birth.authority(ROOT_LIFETIME), key), key)
+        keys.save(key, draft / "root.key", passphrase)
+        _fill(draft, birth, root)
+
+
+def create_below(folder: Path, birth: Birth, root: Signer) -> None:
+    """A new CA under a root that there is already (:mod:`pki.authority.outside`), whose key stays where it is."""
+    with complete_or_absent(folder) as draft:
+        _fill(draft, birth, root)
 
 
 @contextmanager
@@ -162,27 +186,10 @@ def read_standing(folder: Path) -> Standing:
         raise LocalError(f"{path}: damaged; restore the CA from a backup") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Birth:
-    """What all certificates of one generation of a CA's keys have in common."""
-
-    ca: SpiffeId
-    at: Wall
-    entropy: Entropy
-
-    def authority(self, lifetime: int) -> CaPlan:
-        return CaPlan(self.ca.trust_domain, self._serial(), self.at, lifetime)
-
-    def leaf(self, key: Key) -> LeafPlan:
-        return LeafPlan(self.ca, key.public_key(), self._serial(), self.at, ONLINE_LIFETIME)
-
-    def _serial(self) -> int:
-        return svid.serial_of(self.entropy(SERIAL_ENTROPY_BYTES))
-
-
-def _fill(draft: Path, birth: Birth, passphrase: bytes | None) -> None:
-    root_key, issuer_key, statement_key, tls_key = (keys.generate() for _ in range(4))
-    root = Signer(svid.root(birth.authority(ROOT_LIFETIME), root_key), root_key)
+def _fill(draft: Path, birth: Birth, root: Signer) -> None:
+    if birth.ca.kind is not IdKind.CA:
+        raise LocalError(f"{birth.ca}: a CA is called spiffe://<trust-domain>/ca/<name>")
+    issuer_key, statement_key, tls_key = (keys.generate() for _ in range(3))
     issuer = svid.issuer(birth.authority(ONLINE_LIFETIME), issuer_key.public_key(), root)
     statement = svid.statement_key(birth.leaf(statement_key), root)
     bundle = Bundle(
@@ -196,8 +203,9 @@ def _fill(draft: Path, birth: Birth, passphrase: bytes | None) -> None:
     save_pair(draft, "issuer", Pair(issuer, issuer_key))
     save_pair(draft, "statement", Pair(statement, statement_key))
     save_pair(draft, "tls", Pair(svid.leaf(birth.leaf(tls_key), root), tls_key))
-    save_pair(draft, "root", Pair(root.certificate, root_key), passphrase)
-    keys.save_private(sign("bundle", bundle, terms, root_key, (root.certificate,)).raw, draft / BUNDLE_FILE)
+    keys.save_private(to_pem([root.certificate]), draft / "root.pem")
+    keys.save_private(sign("bundle", bundle, terms, root.key, (root.certificate,)).raw, draft / BUNDLE_FILE)
+    Register.create(draft / REGISTER_FILE)
 
 
 def save_pair(folder: Path, name: str, pair: Pair, passphrase: bytes | None = None) -> None:

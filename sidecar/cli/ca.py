@@ -23,7 +23,11 @@ from sidecar.control.client import call
 from sidecar.exits import Exit
 
 if TYPE_CHECKING:
+    from pki.authority.keystore import Birth
     from pki.spiffe import SpiffeId
+    from pki.svid import Signer
+
+_PATH = click.Path(path_type=Path)
 
 
 @click.group()
@@ -43,6 +47,8 @@ def ca(settings: Settings) -> None:
 @click.option("--listen", type=ADDRESS, help="The API's address (default 0.0.0.0:7444).")
 @click.option("--control-listen", type=ADDRESS, help="The address for control links (default 0.0.0.0:7446).")
 @click.option("--advertise", type=ADDRESS, help="Where nodes reach the API (default: this host's name).")
+@click.option("--root-cert", type=_PATH, help="A root from outside, PEM. Its key stays where it is.")
+@click.option("--root-key", type=_PATH, help="The key of that root.")
 @click.option("--no-passphrase", is_flag=True, help="Keep the root key without a passphrase.")
 @settings_options
 def init(
@@ -53,33 +59,76 @@ def init(
     listen: Address | None,
     control_listen: Address | None,
     advertise: Address | None,
+    root_cert: Path | None,
+    root_key: Path | None,
     no_passphrase: bool,
 ) -> int:
     """Make a new CA: root, issuing key, statement key and the trust bundle."""
-    from pki.authority.keystore import Birth, create, open_online
-    from pki.authority.succession import RootAccess, Successor
+    from pki.authority.keystore import Birth, open_online
     from pki.clock import SystemClock
     from pki.spiffe import SpiffeId
     from sidecar.gossip.journal import Journal
     from sidecar.lifecycle import make_folders
-    from sidecar.operator import passphrase
 
     paths = settings.paths
     if paths.authority_dir.exists():
         raise LocalError(f"{paths.authority_dir}: there is a CA already; give --dir another folder")
-    secret = None if no_passphrase else passphrase("passphrase for the root key", confirm=True)
-    who = SpiffeId.for_ca(trust_domain, name)
+    if (root_cert is None) != (root_key is None):
+        raise click.UsageError("--root-cert and --root-key go together")
+    birth = Birth(SpiffeId.for_ca(trust_domain, name), SystemClock().wall(), secrets.token_bytes)
+    outside = _outside(root_cert, root_key, birth)
+    secret = outside.secret if outside else None if no_passphrase else _new_passphrase()
     make_folders(paths)
     Journal(paths.statements, create=True).close()
     if not paths.ca_toml.exists():
-        paths.ca_toml.write_text(ca_toml(who, Places(listen, control_listen, advertise)))
-    # Last: the keys are what makes it a CA, so what broke off before them is simply done again.
-    birth = Birth(who, SystemClock().wall(), secrets.token_bytes)
-    create(paths.authority_dir, who, secret, birth.at, birth.entropy)
-    Successor(paths.authority_dir, birth, RootAccess(secret)).stock()
+        paths.ca_toml.write_text(ca_toml(birth.ca, Places(listen, control_listen, advertise)))
+    _make(paths.authority_dir, birth, secret, outside)
+    who = birth.ca
     pin = next(iter(open_online(paths.authority_dir).pins)).hex()
     settings.emit({"ca": str(who), "root_pin": pin}, _next_steps(settings, who, pin))
     return Exit.YES
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A root from outside, where its key is, and the passphrase of that."""
+
+    root: "Signer"
+    key: Path
+    secret: bytes | None
+
+
+def _outside(certificate: Path | None, key: Path | None, birth: "Birth") -> Outside | None:
+    from pki.authority.outside import outside_root
+    from pki.keys import load, load_private
+    from sidecar.operator import passphrase
+
+    if certificate is None or key is None:
+        return None
+    try:
+        pem = certificate.read_bytes()
+    except OSError as error:
+        raise LocalError(f"{certificate}: {error.strerror}") from None
+    secret = passphrase("passphrase of the root key") if b"ENCRYPTED" in load_private(key) else None
+    return Outside(outside_root(pem, load(key, secret), birth), key, secret)
+
+
+def _new_passphrase() -> bytes:
+    from sidecar.operator import passphrase
+
+    return passphrase("passphrase for the root key", confirm=True)
+
+
+def _make(folder: Path, birth: "Birth", secret: bytes | None, outside: Outside | None) -> None:
+    """Last of all: the keys are what makes it a CA, so what broke off before them is simply done again."""
+    from pki.authority.keystore import create, create_below
+    from pki.authority.succession import RootAccess, Successor
+
+    if outside is None:
+        create(folder, birth.ca, secret, birth.at, birth.entropy)
+    else:
+        create_below(folder, birth, outside.root)
+    Successor(folder, birth, RootAccess(secret, outside.key if outside else None)).stock()
 
 
 for _verb in (backup, export, recover, rotate, status, taint):

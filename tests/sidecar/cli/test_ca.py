@@ -1,4 +1,5 @@
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -208,3 +209,25 @@ def test_status_is_for_the_ca_host(tmp_path: Path) -> None:
     """Elsewhere it says so."""
     done = lockgate("--dir", tmp_path, "ca", "status")
     assert (done.code, "run this on the CA's host" in done.err) == (Exit.NO, True)
+
+
+def test_a_ca_is_made_below_a_root_from_outside(root: Path, tmp_path: Path) -> None:
+    """As openssl makes one; what it must not say is said, and nothing is left behind."""
+    pem, key = tmp_path / "corp.pem", tmp_path / "corp.key"
+
+    def made(*more: str) -> None:
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key)]
+        usage = ["-addext", "keyUsage=critical,keyCertSign,cRLSign", "-subj", "/O=Corporation"]
+        command = ["openssl", "req", "-x509", "-days", "3650", "-out", str(pem), *curve, *usage, *more]
+        subprocess.run(command, check=True, capture_output=True)
+        key.chmod(0o600)
+
+    made("-addext", "nameConstraints=critical,permitted;DNS:example.org")
+    refused = init(root, "--root-cert", pem, "--root-key", key)
+    assert (refused.code, "critical-extension" in refused.err) == (Exit.NO, True)
+    assert init(root, "--root-cert", pem).code == Exit.USAGE
+    assert not Paths.below(root).authority_dir.exists()
+    made()
+    done = init(root, "--root-cert", pem, "--root-key", key)
+    assert done.code == Exit.YES, done.err
+    assert not (Paths.below(root).authority_dir / "root.key").exists()
